@@ -1,0 +1,138 @@
+"""The option file as frozen dataclasses: the manual of the YAML.
+
+There are two kinds of node. A *section* is one of the dataclasses below; its fields are its keys.
+A *component* is a registered class: a ``type`` and the arguments of its constructor, whose
+signature is the schema. A field marked ``component(...)`` inside a section takes the ``type`` and
+every key that the section itself does not know.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A registered class or function (YAML ``type``) and the arguments for it (the rest)."""
+
+    type: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_option(self) -> dict[str, Any]:
+        """The form that ``Registry.build`` takes: ``{"type": ..., **arguments}``."""
+        return {"type": self.type, **self.args}
+
+
+def component(registry: str, *, rest: bool = False, default: Any = dataclasses.MISSING) -> Any:
+    """A field that holds a component, or a dict of them, out of one of the tables of vsr.registry.
+
+    Args:
+        registry: Name of the table, 'NETWORKS'.
+        rest: The component's keys stand among the section's own, not below a key of their own.
+        default: What an absent key means; none: the key is required.
+    """
+    metadata = {"registry": registry, "rest": rest}
+    if default is dict:
+        return field(default_factory=dict, metadata=metadata)
+    if default is dataclasses.MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """One data set: how it is loaded, and (all other keys) the data set itself."""
+
+    dataset: Component = component("DATASETS", rest=True)
+    name: str = ""  # in logs, results and TensorBoard; empty: the key of this section
+    batch_size_per_gpu: int = 1  # samples a process draws for one step; validation always takes 1
+    num_worker_per_gpu: int = 2  # loader processes for each training process; 0 loads in the loop itself
+    dataset_enlarge_ratio: int = 1  # how often the set is repeated within one epoch
+    num_prefetch_queue: int = 2  # batches that each worker prepares ahead
+    timeout: float = 300.0  # seconds without a batch from a worker before the run stops with an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathOptions:
+    """Files that a run reads and folders that it writes; relative to the current folder."""
+
+    experiments_root: str = "experiments"  # a training run writes to experiments_root/name
+    results_root: str = "results"  # test.py writes to results_root/name
+    pretrain_network_g: str | None = None  # checkpoint of the network to start from, or to test
+    strict_load_g: bool = True  # refuse a checkpoint whose keys or shapes differ from the network's
+    param_key_g: str | None = None  # entry of the checkpoint; none: params_ema, else params, else the whole
+    resume_state: str | None = None  # training state to continue from; none: the run's newest valid one
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What is optimised, and for how long."""
+
+    total_iter: int  # optimiser steps
+    losses: Mapping[str, Component] = component("LOSSES", default=dict)
+    optim_g: Component = component("OPTIMIZERS")
+    scheduler: Component | None = component("SCHEDULERS", default=None)  # none: the rate stays
+    warmup_iter: int = -1  # steps of linear warm-up from 0; -1: none
+    ema_decay: float = 0.0  # of the moving average of the weights, for each step; 0: no average
+    lr_mul: Mapping[str, float] = field(default_factory=dict)  # {part of a parameter's name: factor on its rate}
+    max_bad_steps: int = 100  # non-finite steps skipped since the last log line before the run stops
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricOptions:
+    """One column of the results."""
+
+    metric: Component = component("METRICS", rest=True)
+    better: str | None = None  # 'higher' or 'lower'; none: what the metric itself says
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValOptions:
+    """Validation during training, and test.py."""
+
+    val_freq: int | None = None  # steps between validations; none: at the end only
+    save_img: bool = False  # write every restored frame during training; test.py: see save_img there
+    suffix: str | None = None  # appended to the names of saved images
+    metrics: Mapping[str, MetricOptions] = field(default_factory=dict)  # the first one picks the best checkpoint
+    compare_bicubic: bool = False  # measure the bicubically upsampled input beside the network
+    tile: int = 0  # side in LQ pixels of the tiles that a frame is restored in; 0: whole frames
+    tile_overlap: int = 16  # LQ pixels that neighbouring tiles share
+    self_ensemble: bool = False  # average over the 8 flips and rotations
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerOptions:
+    """What a run writes, and how often; in steps."""
+
+    print_freq: int = 100
+    save_checkpoint_freq: int = 5000
+    use_tb_logger: bool = True
+    image_freq: int | None = None  # pictures to TensorBoard; none: at each validation
+    keep_last: int = 5  # checkpoints kept beside the best one; at least 2
+    log_keys: bool = False  # write the keys of each logged step's samples into log.jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistOptions:
+    """Several processes."""
+
+    timeout: float = 600.0  # seconds that one process waits for the others before all stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A whole option file."""
+
+    name: str  # of the run: the folder under experiments/ and results/
+    model_type: str  # one of vsr.registry.MODELS
+    scale: int = 1  # GT size / LQ size
+    manual_seed: int = 0
+    imports: list[str] = field(default_factory=list)  # modules that register your own classes
+    datasets: Mapping[str, DatasetOptions] = field(default_factory=dict)  # train, val, val_2, test ...
+    network_g: Component = component("NETWORKS")
+    path: PathOptions = field(default_factory=PathOptions)
+    train: TrainOptions | None = None  # needed by train.py
+    val: ValOptions = field(default_factory=ValOptions)
+    logger: LoggerOptions = field(default_factory=LoggerOptions)
+    dist: DistOptions = field(default_factory=DistOptions)

@@ -1,0 +1,138 @@
+"""Every name that an option file may use, and the module that stands behind it."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return the tail of an error message: the nearest known word, then all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{hint} Known: {', '.join(names) or 'none'}."
+
+
+class Registry:
+    """Maps a YAML ``type`` to a class or function, importing its module on first use.
+
+    Args:
+        kind: What the names stand for, in the singular ('network'); used in messages.
+        table: Name -> module that registers it. Nothing is imported before ``get``.
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.table = dict(table)
+        self._entries: dict[str, Callable[..., Any]] = {}
+
+    def register(self, entry: C) -> C:
+        """Decorator: makes a class or function selectable under its ``__name__``."""
+        first = self._entries.setdefault(entry.__name__, entry)
+        if first is not entry:
+            raise ValueError(
+                f"{self.kind} '{entry.__name__}' is registered twice: "
+                f"in {first.__module__} and in {entry.__module__}. Rename one of them."
+            )
+        return entry
+
+    def names(self) -> list[str]:
+        return sorted(self.table.keys() | self._entries.keys())
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Return the entry called ``name``; raise ValueError with a suggestion if none is."""
+        if name not in self._entries and name in self.table:
+            importlib.import_module(self.table[name])  # its decorators fill _entries
+        if name not in self._entries:
+            raise ValueError(f"unknown {self.kind} '{name}'.{suggest(name, self.names())}")
+        return self._entries[name]
+
+    def build(self, option: Mapping[str, Any], **context: Any) -> Any:
+        """Call the entry named ``option['type']`` with the other keys as its arguments.
+
+        Args:
+            option: ``{"type": name, **arguments}``, as in an option file.
+            context: What the caller knows (scale, seed ...): passed where the entry has such a
+                parameter and the option does not set it.
+
+        Raises:
+            ValueError: the type is missing or unknown, or an argument is not one of the entry's.
+        """
+        arguments = dict(option)
+        name = arguments.pop("type", None)
+        if not isinstance(name, str):
+            raise ValueError(f"{self.kind}: expected a 'type', got {name!r}.{suggest('', self.names())}")
+        entry = self.get(name)
+        known = inspect.signature(entry).parameters
+        for key in arguments:
+            if key not in known:
+                raise ValueError(f"{name}: '{key}' is not an argument of this {self.kind}.{suggest(key, known)}")
+        return entry(**{k: v for k, v in context.items() if k in known} | arguments)
+
+
+NETWORKS = Registry(
+    "network",
+    {
+        "EDVR": "vsr.archs.edvr",
+        "MSRResNet": "vsr.archs.msrresnet",
+    },
+)
+DATASETS = Registry(
+    "dataset",
+    {
+        "PairedImageDataset": "vsr.data.paired_image",
+        "VideoTrainDataset": "vsr.data.video",
+        "VideoRecurrentTrainDataset": "vsr.data.video",
+        "VideoTestDataset": "vsr.data.video",
+        "VideoRecurrentTestDataset": "vsr.data.video",
+    },
+)
+LOSSES = Registry(
+    "loss",
+    {
+        "L1Loss": "vsr.losses.pixel",
+        "MSELoss": "vsr.losses.pixel",
+        "CharbonnierLoss": "vsr.losses.pixel",
+        "PSNRLoss": "vsr.losses.pixel",
+    },
+)
+METRICS = Registry(
+    "metric",
+    {
+        "calculate_psnr": "vsr.metrics.psnr",
+        "calculate_psnr_left": "vsr.metrics.psnr",
+        "calculate_ssim": "vsr.metrics.ssim",
+        "calculate_ssim_left": "vsr.metrics.ssim",
+    },
+)
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        "Adam": "vsr.optim.optimizers",
+        "AdamW": "vsr.optim.optimizers",
+        "SGD": "vsr.optim.optimizers",
+    },
+)
+SCHEDULERS = Registry(
+    "scheduler",
+    {
+        "ConstantLR": "vsr.optim.schedules",
+        "MultiStepLR": "vsr.optim.schedules",
+        "MultiStepRestartLR": "vsr.optim.schedules",
+        "CosineAnnealingRestartLR": "vsr.optim.schedules",
+        "TrueCosineAnnealingLR": "vsr.optim.schedules",
+        "LinearLR": "vsr.optim.schedules",
+        "VibrateLR": "vsr.optim.schedules",
+    },
+)
+MODELS = Registry(
+    "model",
+    {
+        "ImageModel": "vsr.models.image",
+        "VideoModel": "vsr.models.video",
+    },
+)
