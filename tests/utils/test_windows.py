@@ -10,7 +10,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "frame_indices.json"
 
 
 def test_windows_equal_the_official_ones() -> None:
-    assert len(GOLDEN["rows"]) == 312
+    assert len(GOLDEN["rows"]) == 296  # 74 windows, 4 paddings
     for index, total, num_frame, padding, expected in GOLDEN["rows"]:
         assert generate_frame_indices(index, total, num_frame, padding) == expected, (index, total, num_frame, padding)
 
@@ -33,9 +33,8 @@ def test_the_shortest_clip_can_fill_all_its_windows_and_a_shorter_one_cannot(num
     for index in range(shortest):
         assert generate_frame_indices(index, shortest, num_frame, padding)[num_frame // 2] == index
     if shortest > 1:
-        with pytest.raises(ValueError, match="replicate"):
-            for index in range(shortest - 1):
-                generate_frame_indices(index, shortest - 1, num_frame, padding)
+        with pytest.raises(ValueError, match="replicate"):  # its first frame needs the most of the other side
+            generate_frame_indices(0, shortest - 1, num_frame, padding)
 
 
 @pytest.mark.parametrize(
