@@ -76,7 +76,7 @@ class TrainOptions:
     warmup_iter: int = -1  # steps of linear warm-up from 0; -1: none
     ema_decay: float = 0.0  # of the moving average of the weights, for each step; 0: no average
     lr_mul: Mapping[str, float] = field(default_factory=dict)  # {part of a parameter's name: factor on its rate}
-    max_bad_steps: int = 100  # non-finite steps skipped since the last log line before the run stops
+    max_bad_steps: int = 100  # steps with a non-finite gradient: skipped and counted; one more stops the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class ValOptions:
     """Validation during training, and test.py."""
 
     val_freq: int | None = None  # steps between validations; none: at the end only
-    save_img: bool = False  # write every restored frame during training; test.py: see save_img there
+    save_img: bool | None = None  # write every restored frame; none: test.py does, training does not
     suffix: str | None = None  # appended to the names of saved images
     metrics: Mapping[str, MetricOptions] = field(default_factory=dict)  # the first one picks the best checkpoint
     compare_bicubic: bool = False  # measure the bicubically upsampled input beside the network
@@ -108,7 +108,6 @@ class LoggerOptions:
     print_freq: int = 100
     save_checkpoint_freq: int = 5000
     use_tb_logger: bool = True
-    image_freq: int | None = None  # pictures to TensorBoard; none: at each validation
     keep_last: int = 5  # checkpoints kept beside the best one; at least 2
     log_keys: bool = False  # write the keys of each logged step's samples into log.jsonl
 

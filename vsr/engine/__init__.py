@@ -1,0 +1,1 @@
+"""What the entry points run: training, testing, checkpoints, logs and reports."""

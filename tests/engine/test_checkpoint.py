@@ -1,0 +1,142 @@
+"""Training states: whole or absent, and skipped when a byte is wrong."""
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from kit import ROOT, final_state
+
+from vsr.config import load_options
+from vsr.engine import checkpoint
+from vsr.engine.train import train
+from vsr.utils.files import atomic_write
+
+
+@pytest.fixture
+def states(tiny: Path, tmp_path: Path) -> Path:
+    """The states of steps 4 and 8 of a finished run."""
+    train(load_options(tiny))
+    return tmp_path / "experiments" / "tiny" / "training_states"
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "one flipped bit":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[int(len(content) * float(how.rstrip("%")) / 100) :]
+    path.write_bytes(content)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("how", ["0%", "10%", "50%", "99%", "one flipped bit"])
+def test_a_damaged_newest_state_is_skipped_and_named(states: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    damage(states / "8.state", how)
+    logging.getLogger("vsr").propagate = True
+    assert checkpoint.newest_valid(states) == states / "4.state"
+    assert "8.state: skipped" in caplog.text
+
+
+@pytest.mark.fault
+def test_a_state_without_its_json_is_no_state(states: Path) -> None:
+    (states / "8.json").unlink()
+    assert checkpoint.newest_valid(states) == states / "4.state"
+    (states / "4.json").write_text("{")
+    assert checkpoint.newest_valid(states) is None
+
+
+@pytest.mark.fault
+def test_a_run_whose_newest_state_is_damaged_continues_from_the_one_before(tiny: Path, states: Path) -> None:
+    expected = final_state(states.parent, 8)
+    damage(states / "8.state", "50%")
+    train(load_options(tiny))
+    again = final_state(states.parent, 8)
+    assert all(torch.equal(expected[key], again[key]) for key in expected)
+
+
+@pytest.mark.fault
+def test_a_damaged_state_named_by_the_user_is_an_error(tiny: Path, states: Path) -> None:
+    damage(states / "8.state", "one flipped bit")
+    with pytest.raises(ValueError, match=r"8\.state: expected a whole training state, but its content has changed"):
+        train(load_options(tiny, [f"path.resume_state={states / '8.state'}"]))
+
+
+def test_a_state_that_is_not_there_is_named(tiny: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.state: expected a training state"):
+        train(load_options(tiny, ["path.resume_state=nowhere.state"]))
+
+
+def test_only_the_last_states_are_kept(tiny: Path, tmp_path: Path) -> None:
+    train(load_options(tiny, ["logger.save_checkpoint_freq=1"]))
+    root = tmp_path / "experiments" / "tiny"
+    assert sorted(p.name for p in (root / "training_states").iterdir()) == ["7.json", "7.state", "8.json", "8.state"]
+    assert sorted(p.name for p in (root / "models").iterdir()) == ["net_g_7.pth", "net_g_8.pth", "net_g_best.pth"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9, 1.0])
+def test_a_writer_killed_in_the_middle_leaves_the_old_file(tmp_path: Path, fraction: float) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from vsr.utils.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as file:\n"
+        "    file.write(b'x' * int(sys.argv[2])); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(path), str(int(1e6 * fraction))], cwd=ROOT, check=False)
+    assert result.returncode == -9
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.fault
+def test_a_full_disk_keeps_the_old_file_and_says_what_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="no space left on the disk") as error, atomic_write(path) as file:
+        file.write(b"new")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert "are free at" in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.fault
+def test_a_file_size_limit_while_saving_keeps_the_earlier_states(tiny: Path, tmp_path: Path) -> None:
+    # RLIMIT_FSIZE makes the kernel refuse bytes past the limit, as a full disk does.
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from vsr.engine.cli import train_main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+        "sys.exit(train_main(sys.argv[1:]))\n"
+    )
+    train(load_options(tiny, ["train.total_iter=4"]))
+    states = tmp_path / "experiments" / "tiny" / "training_states"
+    before = (states / "4.state").read_bytes()
+    result = subprocess.run(
+        [sys.executable, "-c", code, "-opt", str(tiny)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "no space left on the disk" in result.stderr
+    assert (states / "4.state").read_bytes() == before
+    assert checkpoint.newest_valid(states) == states / "4.state"
+    assert not list(states.glob(".*.tmp"))
+
+
+def test_the_files_of_a_run_can_be_read_by_colleagues(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with atomic_write(tmp_path / "file") as file:
+            file.write(b"x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644

@@ -1,0 +1,64 @@
+"""The command lines, and what a user sees who got something wrong."""
+
+from pathlib import Path
+
+import pytest
+from kit import launch, kill, run, wait_for_steps
+
+from vsr.engine.cli import test_main as run_test_main
+from vsr.engine.cli import train_main
+
+
+def message(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert train_main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_missing_option_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere.yml" in message(capsys, "-opt", "nowhere.yml")
+
+
+def test_all_mistakes_of_an_option_file_are_shown_at_once(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.write_text(tiny.read_text().replace("total_iter", "total_itr").replace("gt_size: 16", "gt_size: big"))
+    error = message(capsys, "-opt", str(tiny))
+    assert "Did you mean 'total_iter'" in error
+    assert "gt_size" in error
+    assert "'big'" in error
+
+
+@pytest.mark.parametrize("flag", [["--local_rank=0"], ["--local-rank", "0"], ["--auto_resume"], ["--launcher", "none"]])
+def test_launch_arguments_that_mean_nothing_are_accepted_and_named(
+    tiny: Path, flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_main(["-opt", str(tiny), "--set", "train.total_iter=1", *flag]) == 0
+    error = capsys.readouterr().err
+    assert error.count("ignored:") == 1
+    assert flag[0].split("=")[0].replace("local-rank", "local_rank") in error
+
+
+def test_a_launcher_without_its_environment_is_an_error(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "expected the environment of torchrun" in message(capsys, "-opt", str(tiny), "--launcher", "pytorch")
+
+
+def test_force_yml_means_set(tiny: Path, tmp_path: Path) -> None:
+    assert train_main(["-opt", str(tiny), "--force_yml", "train:total_iter=1", "name=other"]) == 0
+    assert (tmp_path / "experiments" / "other" / "training_states" / "1.state").is_file()
+
+
+def test_testing_without_weights_says_what_to_do(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_test_main(["-opt", str(tiny)]) == 1
+    assert "path.pretrain_network_g: expected a checkpoint to test" in capsys.readouterr().err
+
+
+@pytest.mark.fault
+def test_two_runs_cannot_write_into_one_folder(tiny: Path, tmp_path: Path) -> None:
+    process = launch("train.py", "-opt", str(tiny), "--set", "train.total_iter=100000")
+    try:
+        wait_for_steps(tmp_path / "experiments" / "tiny", 1, process)
+        status, output = run("train.py", "-opt", str(tiny))
+    finally:
+        kill(process)
+    assert status == 1
+    assert "expected no other run in this folder" in output

@@ -1,0 +1,110 @@
+"""Running whole trainings from tests, and comparing what they leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+
+
+def launch(script: str, *arguments: str, world: int = 1) -> subprocess.Popen[str]:
+    """Start train.py or test.py in a process group of its own; ``world`` > 1: under torchrun."""
+    command = [sys.executable]
+    if world > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return subprocess.Popen(
+        [*command, str(ROOT / script), *arguments],
+        env=environment,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def run(script: str, *arguments: str, world: int = 1, timeout: float = 180) -> tuple[int, str]:
+    """Run train.py or test.py to its end; return the exit status and what it printed."""
+    process = launch(script, *arguments, world=world)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        kill(process)
+    return process.returncode, output
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill -9 the process and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def wait_for_steps(root: Path, count: int, process: subprocess.Popen[str], timeout: float = 120) -> None:
+    """Return once log.jsonl of the run folder tells of ``count`` steps."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if len(history(root)) >= count:
+            return
+        if process.poll() is not None:
+            raise AssertionError(f"the run ended before step {count}:\n{process.communicate()[0]}")
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} steps within {timeout} s")
+
+
+def history(root: Path) -> dict[int, dict[str, Any]]:
+    """Return each step's last line of log.jsonl, without the times; a cut last line is passed over."""
+    steps = {}
+    path = root / "log.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if "val" not in entry:
+            steps[entry["step"]] = {k: v for k, v in entry.items() if k not in ("time", "data_time", "memory")}
+    return steps
+
+
+def tensors(value: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Flatten a nested state into its tensors and numbers, by path."""
+    if isinstance(value, Tensor):
+        return {prefix: value}
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list | tuple):
+        items = list(enumerate(value))
+    else:
+        return {prefix: torch.tensor(value)} if isinstance(value, int | float) else {}
+    return {k: v for key, item in items for k, v in tensors(item, f"{prefix}.{key}").items()}
+
+
+def final_state(root: Path, step: int) -> dict[str, Tensor]:
+    """Return all tensors and numbers of a run's training state."""
+    state = torch.load(root / "training_states" / f"{step}.state", weights_only=True)
+    return tensors({k: v for k, v in state.items() if k != "options"})
+
+
+def assert_same_run(first: Path, second: Path, step: int) -> None:
+    """Weights, average, optimiser, losses, learning rates and sample keys are equal bit for bit."""
+    a, b = final_state(first, step), final_state(second, step)
+    assert a.keys() == b.keys()
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+    assert history(first) == history(second)
+    assert sorted(history(first)) == list(range(1, step + 1))

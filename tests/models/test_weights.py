@@ -1,0 +1,100 @@
+"""Checkpoints into networks."""
+
+from pathlib import Path
+
+import pytest
+import tiny_networks
+import torch
+
+import vsr
+from vsr.config import load_options
+from vsr.engine.train import train
+from vsr.models.weights import fill, read_weights
+
+
+@pytest.fixture
+def network() -> tiny_networks.WindowNet:
+    torch.manual_seed(0)
+    return tiny_networks.WindowNet()
+
+
+@pytest.mark.parametrize("entry", ["params", "params_ema", "state_dict", None])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_spelling_of_a_checkpoint_is_read(
+    network: tiny_networks.WindowNet, tmp_path: Path, entry: str | None, prefix: str
+) -> None:
+    weights = {prefix + key: value for key, value in network.state_dict().items()}
+    torch.save({entry: weights} if entry else weights, tmp_path / "net.pth")
+    read = read_weights(tmp_path / "net.pth")
+    assert all(torch.equal(read[key], value) for key, value in network.state_dict().items())
+
+
+def test_the_average_is_taken_unless_another_entry_is_named(tmp_path: Path) -> None:
+    torch.save({"params": {"a": torch.zeros(1)}, "params_ema": {"a": torch.ones(1)}}, tmp_path / "net.pth")
+    assert read_weights(tmp_path / "net.pth")["a"] == 1
+    assert read_weights(tmp_path / "net.pth", "params")["a"] == 0
+    with pytest.raises(ValueError, match="expected the entry 'params_g'"):
+        read_weights(tmp_path / "net.pth", "params_g")
+
+
+def test_safetensors_are_read(network: tiny_networks.WindowNet, tmp_path: Path) -> None:
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    assert torch.equal(read_weights(tmp_path / "net.safetensors")["first.bias"], network.first.bias)
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_names_and_shapes() -> None:
+    wide = tiny_networks.WindowNet(width=16).state_dict()
+    wide["frist.bias"] = wide.pop("first.bias")
+    with pytest.raises(ValueError, match="1 missing: first.bias") as error:
+        fill(tiny_networks.WindowNet(), wide, source="net.pth")
+    text = str(error.value)
+    assert text.startswith("net.pth: expected the 4 tensors of WindowNet, got 4.")
+    assert "Is 'frist.bias' the network's 'first.bias'?" in text
+    assert "first.weight (16, 9, 3, 3) instead of (8, 9, 3, 3)" in text
+
+
+def test_without_strict_what_fits_is_loaded(network: tiny_networks.WindowNet) -> None:
+    other = tiny_networks.WindowNet()
+    weights = network.state_dict()
+    del weights["last.bias"]
+    kept = other.last.bias.clone()
+    fill(other, weights, source="net.pth", strict=False)
+    assert torch.equal(other.first.weight, network.first.weight)
+    assert torch.equal(other.last.bias, kept)
+    with pytest.raises(ValueError, match="4 missing"):
+        fill(other, {"elsewhere": torch.zeros(1)}, source="net.pth", strict=False)
+
+
+def test_a_checkpoint_that_holds_code_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "pwned",))
+
+    torch.save({"params": Evil()}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="which was not run"):
+        read_weights(tmp_path / "net.pth")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut"])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"net\.pth: expected a"):
+        read_weights(tmp_path / "net.pth")
+
+
+def test_load_network_finds_the_options_of_its_run(tiny: Path, tmp_path: Path) -> None:
+    train(load_options(tiny, ["train.total_iter=1"]))
+    path = tmp_path / "experiments" / "tiny" / "models" / "net_g_1.pth"
+    network = vsr.load_network(path)
+    assert not network.training
+    assert torch.equal(network.first.weight, read_weights(path)["first.weight"])
+    given = vsr.load_network(path, {"type": "WindowNet", "width": 8})
+    assert torch.equal(given.first.weight, network.first.weight)
+
+
+def test_load_network_without_options_says_how_to_give_them(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "net.pth")
+    with pytest.raises(FileNotFoundError, match="expected the run's options"):
+        vsr.load_network(tmp_path / "net.pth")

@@ -1,0 +1,81 @@
+"""The command lines of train.py and test.py, with the launch lines that users have."""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+from vsr.config import Options, load_options
+from vsr.utils import dist, logs
+
+log = logging.getLogger(__name__)
+
+
+def train_main(arguments: Sequence[str] | None = None) -> int:
+    """Run train.py; return its exit status."""
+    from vsr.engine.train import train
+
+    parser = _parser("Train a network as an option file says. The same command continues an interrupted run.")
+    parser.add_argument("--fresh", action="store_true", help="start over; the earlier run's folder is archived")
+    parser.add_argument("--auto_resume", action="store_true", help="ignored: a run always continues by itself")
+    given = parser.parse_args(arguments)
+    return _run(lambda options: train(options, fresh=given.fresh), given)
+
+
+def test_main(arguments: Sequence[str] | None = None) -> int:
+    """Run test.py; return its exit status."""
+    from vsr.engine.test import test
+
+    given = _parser("Test a network on every test set of an option file.").parse_args(arguments)
+    return _run(test, given)
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE", help="the option file (YAML)")
+    parser.add_argument(
+        "--set", "--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="change options: train.total_iter=100 network_g.num_feat=32 (also a:b=v)",
+    )  # fmt: skip
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], help="ignored: torchrun's environment tells")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="ignored: torchrun's environment tells")
+    return parser
+
+
+def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int:
+    """Load the options and run ``command``; what the user got wrong ends in one message, not a traceback."""
+    logs.setup()
+    try:
+        _explain(given)
+        command(load_options(given.opt, given.overrides))
+    except (ValueError, OSError, RuntimeError) as error:
+        # The file keeps the traceback, should the mistake be ours.
+        log.error("error: %s", error)
+        log.debug("traceback of the error above", exc_info=True)
+        return 1
+    except KeyboardInterrupt:
+        log.error("stopped. The same command continues from the last state")
+        return 130
+    finally:
+        dist.shutdown()
+    return 0
+
+
+def _explain(given: argparse.Namespace) -> None:
+    """Say in one line which of the launch arguments mean nothing here."""
+    ignored = [
+        name
+        for name, present in {
+            "--launcher": given.launcher is not None,
+            "--local_rank": given.local_rank is not None,
+            "--auto_resume": getattr(given, "auto_resume", False),
+        }.items()
+        if present
+    ]
+    if ignored:
+        log.info("ignored: %s (the environment says how many processes there are, and runs always resume)", ", ".join(ignored))
+    if given.launcher in ("pytorch", "slurm") and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"--launcher {given.launcher}: expected the environment of torchrun (WORLD_SIZE, RANK ...), found none. "
+            f"Start with torchrun{' (srun torchrun ...)' if given.launcher == 'slurm' else ''}, or leave --launcher out for one process."
+        )

@@ -1,0 +1,106 @@
+"""Measuring a model on a validation or test set, beside bicubic upsampling."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vsr.config import DatasetOptions, Options
+from vsr.data.loader import build_dataset, build_val_loader
+from vsr.models.restoration import Batch, OnFrame, RestorationModel
+from vsr.utils import dist
+from vsr.utils.images import to_uint8, write_image
+from vsr.utils.records import Record
+from vsr.utils.resize import imresize
+
+
+class EvaluationSet:
+    """One section of ``datasets`` and what has to be known to measure a model on it.
+
+    Args:
+        key: Of the section, 'val' or 'test_2'.
+        options: Of the run.
+    """
+
+    def __init__(self, key: str, options: Options) -> None:
+        self.key, self.scale = key, options.scale
+        self.section: DatasetOptions = options.datasets[key]
+        self.name = self.section.name or key
+        self.dataset: Any = build_dataset(self.section, scale=options.scale, seed=options.manual_seed, key=key)
+        self.compare_bicubic = options.val.compare_bicubic
+        self._baseline: list[Record] | None = None
+
+    def measure(self, model: RestorationModel, on_frame: OnFrame | None = None) -> list[Record]:
+        """Restore and measure the whole set, each process its share; every process returns all records."""
+        return model.validate(self._loader(model), on_frame=on_frame)
+
+    def baseline(self, model: RestorationModel) -> list[Record] | None:
+        """Measure the bicubically upsampled input with the model's metrics; once, as it never changes."""
+        if self.compare_bicubic and self._baseline is None:
+            self._baseline = model.validate(self._loader(model), restore=self.bicubic)
+        return self._baseline
+
+    def _loader(self, model: RestorationModel) -> Any:
+        return build_val_loader(
+            self.dataset,
+            self.section,
+            rank=dist.rank(),
+            world_size=dist.world_size(),
+            pin_memory=model.device.type == "cuda",
+        )
+
+    def bicubic(self, batch: Batch) -> Tensor:
+        """Upsample a prepared batch of one by antialiased bicubic: (1, 3, H, W), or (1, t, 3, H, W) of a clip."""
+        lq = batch["lq"]
+        if lq.dim() == 5 and "frames" not in batch:
+            lq = lq[:, lq.shape[1] // 2]  # the frame that a window is about
+        frames = [imresize(frame, self.scale) if self.scale > 1 else frame for frame in lq.flatten(0, -4).cpu()]
+        return torch.stack(frames).unflatten(0, lq.shape[:-3])
+
+    def pictures(self, model: RestorationModel, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the bicubically upsampled input, the restored frame and the ground truth of one record.
+
+        Args:
+            model: What restores.
+            key: The record's: of an item, or of a frame of a clip that is an item.
+
+        Returns:
+            Three uint8 (h, w, 3) RGB pictures; the last is None where there is no ground truth.
+        """
+        keys = self.dataset.keys
+        item = keys.index(key) if key in keys else keys.index(key.rpartition("/")[0])
+        with torch.inference_mode():
+            batch = model.prepare(torch.utils.data.default_collate([self.dataset[item]]))
+            model.inference_network.eval()
+            images = (self.bicubic(batch), model.restore(batch), batch.get("gt"))
+        frame = [name[0] for name in batch["frames"]].index(key.rpartition("/")[2]) if "frames" in batch else 0
+        before, after, target = (
+            to_uint8(image.reshape(-1, *image.shape[-3:])[frame]) if image is not None else None for image in images
+        )
+        assert before is not None and after is not None, "only the ground truth may be absent"
+        return before, after, target
+
+
+def definitions(model: RestorationModel) -> Mapping[str, str]:
+    """Return each metric's exact definition, by its name in ``val.metrics``."""
+    return {name: metric.definition for name, metric in model.metrics.items()}
+
+
+def is_better(options: Options, model: RestorationModel, name: str) -> bool:
+    """Whether a higher value of the metric is better: as ``val.metrics.<name>.better`` says, else the metric itself."""
+    stated = options.val.metrics[name].better
+    return bool(model.metrics[name].higher_is_better) if stated is None else stated == "higher"
+
+
+def frame_writer(root: Path, suffix: str | None) -> OnFrame:
+    """Return a function that writes a frame below ``root`` under its key."""
+
+    def write(key: str, image: np.ndarray) -> None:
+        path = root / f"{key}{f'_{suffix}' if suffix else ''}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, image)
+
+    return write

@@ -1,0 +1,149 @@
+"""What a training run tells: a bar or lines on the screen, log.jsonl, TensorBoard."""
+
+import json
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vsr.config import LoggerOptions
+from vsr.utils import dist
+
+log = logging.getLogger(__name__)
+
+
+class TrainLog:
+    """Collects what the steps return, without waiting for the device, and tells it every print_freq steps.
+
+    All processes construct it and call ``step``; rank 0 alone writes. A failing log never stops the
+    run: it is warned of once and left off.
+
+    Args:
+        options: How often, and whether to TensorBoard.
+        folder: Where log.jsonl and tb/ go.
+        start: Steps done before; total: steps of the whole run.
+    """
+
+    def __init__(self, options: LoggerOptions, folder: Path, *, start: int, total: int) -> None:
+        self.options, self.folder, self.start, self.total = options, folder, start, total
+        self._sums: dict[str, Tensor] = {}
+        self._count, self._data_time, self._warned_of_data = 0, 0.0, False
+        self._since = self._step_end = time.perf_counter()
+        self._writer: Any = None
+        self._failed: set[str] = set()
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(initial=start, total=total, unit="it", disable=not (terminal and dist.is_main()), dynamic_ncols=True)
+
+    def data_ready(self) -> None:
+        """Call when a batch has come: what passed since the last step is time spent waiting for data."""
+        self._data_time += time.perf_counter() - self._step_end
+
+    def step(self, step: int, terms: dict[str, Tensor], *, rate: float, keys: list[str]) -> bool:
+        """Count a step; every print_freq steps, tell of those since the last time.
+
+        Args:
+            step: From 1.
+            terms: Scalars on the device, as ``train_step`` returns them.
+            rate: Learning rate of this step.
+            keys: Of the step's samples on this process.
+
+        Returns:
+            Whether it told: then the host has waited for the device.
+        """
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+        self._count += 1
+        self._bar.update()
+        due = step % self.options.print_freq == 0 or step == self.total
+        if due:
+            self._tell(step, rate, keys)
+        self._step_end = time.perf_counter()
+        return due
+
+    def _tell(self, step: int, rate: float, keys: list[str]) -> None:
+        values = dist.mean(torch.stack(list(self._sums.values())) / self._count)
+        numbers = dict(zip(self._sums, values.tolist(), strict=True))  # here the host waits for the device
+        elapsed = time.perf_counter() - self._since
+        seconds, data = elapsed / self._count, self._data_time / self._count
+        entry: dict[str, Any] = {"step": step, "lr": rate, **numbers, "time": seconds, "data_time": data, "memory": memory()}
+        if self.options.log_keys:
+            entry["keys"] = keys
+        self._sums, self._count, self._data_time, self._since = {}, 0, 0.0, time.perf_counter()
+        if not dist.is_main():
+            return
+        eta = time.strftime("%H:%M:%S", time.gmtime((self.total - step) * seconds % 86400))
+        days = int((self.total - step) * seconds // 86400)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        log.info(
+            "step %d/%d  lr %.3g  %s  %.3f s/step (data %.3f)  %.0f MB  left %s%s",
+            step, self.total, rate, shown, seconds, data, entry["memory"], f"{days} d " if days else "", eta,
+        )  # fmt: skip
+        if data > 0.1 * seconds and not self._warned_of_data:
+            self._warned_of_data = True
+            log.warning(
+                "the loop waits for data %.0f%% of the time: raise datasets.train.num_worker_per_gpu, or set cache_data: true",
+                100 * data / seconds,
+            )
+        self.write(entry)
+        for name, value in {**numbers, "lr": rate, "time": seconds, "data_time": data}.items():
+            self.scalar(f"train/{name}", value, step)
+
+    def pause(self) -> None:
+        """Call after validation and checkpoints, whose time is no step's."""
+        self._since += time.perf_counter() - self._step_end
+        self._step_end = time.perf_counter()
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append one line to log.jsonl."""
+        if dist.is_main():
+            self._guarded("log.jsonl", self._append, json.dumps(entry))
+
+    def _append(self, line: str) -> None:
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        self._tensorboard("add_scalar", tag, value, step)
+
+    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """Show a picture, uint8 (h, w, 3) RGB."""
+        self._tensorboard("add_image", tag, image, step, dataformats="HWC")
+
+    def _tensorboard(self, method: str, *arguments: Any, **keywords: Any) -> None:
+        if self.options.use_tb_logger and dist.is_main():
+            self._guarded("TensorBoard", lambda: getattr(self._open_writer(), method)(*arguments, **keywords))
+
+    def _open_writer(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+            self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=self.start + 1)
+        return self._writer
+
+    def _guarded(self, what: str, write: Any, *arguments: Any) -> None:
+        if what in self._failed:
+            return
+        try:
+            write(*arguments)
+        except (OSError, ImportError, RuntimeError) as error:  # a log is not worth a run
+            self._failed.add(what)
+            log.warning("%s is left off from now on, the run goes on: %s", what, error)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._writer is not None:
+            self._guarded("TensorBoard", self._writer.close)
+
+
+def memory() -> float:
+    """Return this process's peak memory in MB: the GPU's where one is in use, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -1,0 +1,80 @@
+"""The folder of a run: made, resumed, archived, and guarded against a second writer."""
+
+import datetime
+import fcntl
+import logging
+import os
+from pathlib import Path
+from typing import IO
+
+from vsr.config import Options, dump_options
+from vsr.utils import dist
+from vsr.utils.files import atomic_write
+
+log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """``experiments/NAME`` and what lies in it.
+
+    Construct it on every process; rank 0 makes the folders, takes the lock and archives.
+
+    Args:
+        options: Name and place of the run.
+        fresh: Start over: an existing folder is renamed, never deleted.
+
+    Raises:
+        RuntimeError: another process is training in this folder.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, options: Options, *, fresh: bool) -> None:
+        self.root = Path(options.path.experiments_root) / options.name
+        self.models = self.root / "models"
+        self.states = self.root / "training_states"
+        self.visualization = self.root / "visualization"
+        self._lock: IO[str] | None = None
+        if dist.is_main():
+            if fresh:
+                archive(self.root)
+            for folder in (self.models, self.states):
+                folder.mkdir(parents=True, exist_ok=True)
+                for leftover in folder.glob(".*.tmp"):  # of a write that a killed process began
+                    leftover.unlink()
+            self._take_lock()
+            with atomic_write(self.root / "options.yml", "w") as file:
+                file.write(dump_options(options))
+        dist.barrier()
+
+    def _take_lock(self) -> None:
+        self._lock = (self.root / ".lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it whenever we die
+        except OSError as error:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            raise RuntimeError(
+                f"{self.root}: expected no other run in this folder, but process {holder} is training in it. "
+                "Wait for it, stop it, or give this run another name."
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def close(self) -> None:
+        if self._lock:
+            self._lock.close()
+
+
+def archive(folder: Path) -> None:
+    """Rename an existing folder to ``<name>_archived_<time>``, so that its place is free."""
+    if not folder.exists():
+        return
+    stamp = datetime.datetime.now().strftime("%Y%m%d_%H%M%S")
+    target = folder.with_name(f"{folder.name}_archived_{stamp}")
+    count = 1
+    while target.exists():  # twice within one second
+        count += 1
+        target = folder.with_name(f"{folder.name}_archived_{stamp}_{count}")
+    folder.rename(target)
+    log.info("archived the folder of an earlier run: %s", target)

@@ -1,0 +1,141 @@
+"""Testing: restore and measure every test set of an option file, and report."""
+
+import datetime
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from vsr import __version__
+from vsr.config import Options, dump_options
+from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, is_better
+from vsr.engine.report import Example, SetReport, pick_examples, write_report
+from vsr.engine.results import format_table, write_csv
+from vsr.engine.run_folder import archive
+from vsr.models.restoration import RestorationModel
+from vsr.registry import MODELS
+from vsr.utils import dist, logs
+from vsr.utils.files import atomic_write
+from vsr.utils.records import Record
+
+log = logging.getLogger(__name__)
+
+
+def test(options: Options) -> dict[str, list[Record]]:
+    """Test on every section of ``datasets`` but ``train``; an option file for training serves as well.
+
+    The weights are those of path.pretrain_network_g, or else the best (or else the newest) ones
+    of the training run of that name.
+
+    Args:
+        options: A checked option file.
+
+    Returns:
+        The records of each set, by the key of its section.
+    """
+    keys = [key for key in options.datasets if key != "train"]
+    if not keys:
+        raise ValueError("datasets: expected a section to test on (test, test_2 or val ...), found none. Add one.")
+    device = dist.init(options.dist.timeout)
+    weights = options.path.pretrain_network_g or trained_weights(options)
+    options = with_weights(options, weights)
+    root = Path(options.path.results_root) / options.name
+    if dist.is_main():
+        archive(root)
+        root.mkdir(parents=True)
+        with atomic_write(root / "options.yml", "w") as file:
+            file.write(dump_options(options))
+    dist.barrier()
+    logs.to_file(root / "test.log")
+    model: RestorationModel = MODELS.build({"type": options.model_type}, options=options, device=device, train=False)
+    test_sets = [EvaluationSet(key, options) for key in keys]
+    for test_set in test_sets:
+        model.check_sample(test_set.dataset[0], f"datasets.{test_set.key}", train=False)
+
+    results, reports, seconds = {}, [], {}
+    for test_set in test_sets:
+        save = frame_writer(root / "visualization" / test_set.name, options.val.suffix) if saves(options) else None
+        began = time.perf_counter()
+        records = results[test_set.key] = test_set.measure(model, save)
+        seconds[test_set.name] = (time.perf_counter() - began) / max(len(records), 1) * dist.world_size()
+        baseline = test_set.baseline(model)
+        log.info("\n%s", format_table(test_set.name, records, definitions(model), baseline))
+        if dist.is_main():
+            write_csv(root / f"{test_set.name}.csv", records, baseline)
+            reports.append(report_of(test_set, model, options, records, baseline))
+    if dist.is_main():
+        write_report(root / "report.html", title=options.name, facts=facts(model, options, weights, seconds), sets=reports)
+        if saves(options):
+            log.info("pictures: %s", root / "visualization")
+        log.info("report: %s", root / "report.html")
+    dist.barrier()
+    return results
+
+
+def saves(options: Options) -> bool:
+    """Whether restored frames are written: yes, unless val.save_img is false."""
+    return options.val.save_img is not False
+
+
+def trained_weights(options: Options) -> str:
+    """Return the best, or else the newest, weights of the training run of this name."""
+    models = Path(options.path.experiments_root) / options.name / "models"
+    best = models / "net_g_best.pth"
+    if best.is_file():
+        return str(best)
+    numbered = {int(p.stem.removeprefix("net_g_")): p for p in models.glob("net_g_*.pth") if p.stem[6:].isdecimal()}
+    if not numbered:
+        raise FileNotFoundError(
+            f"path.pretrain_network_g: expected a checkpoint to test, or weights of a training run in {models}, found "
+            "neither. Name a checkpoint, or train first."
+        )
+    return str(numbered[max(numbered)])
+
+
+def with_weights(options: Options, weights: str) -> Options:
+    """Return the options with the checkpoint that is really tested, so that the saved copy repeats the test."""
+    return replace(options, path=replace(options.path, pretrain_network_g=weights))
+
+
+def report_of(
+    test_set: EvaluationSet,
+    model: RestorationModel,
+    options: Options,
+    records: list[Record],
+    baseline: list[Record] | None,
+) -> SetReport:
+    """Put together the report of one set, with the pictures of its best, median and worst frame."""
+    higher = {name: is_better(options, model, name) for name in model.metrics}
+    values = {record.key: record.metrics for record in records}
+    examples = []
+    first = next(iter(model.metrics), None)
+    for label, key in pick_examples(records, first, higher[first]) if first else []:
+        before, after, target = test_set.pictures(model, key)
+        examples.append(
+            Example(label=label, key=key, metrics=values[key], before=before, after=after, target=target)
+        )
+    return SetReport(
+        name=test_set.name,
+        records=records,
+        baseline=baseline,
+        definitions=definitions(model),
+        higher_is_better=higher,
+        examples=examples,
+    )
+
+
+def facts(model: RestorationModel, options: Options, weights: str, seconds: dict[str, float]) -> dict[str, str]:
+    """Return what stands at the head of the report."""
+    device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "CPU"
+    return {
+        "Network": options.network_g.type,
+        "Parameters": f"{sum(p.numel() for p in model.network_g.parameters()):,}",
+        "Checkpoint": weights,
+        "Scale": f"x{options.scale}",
+        "Device": f"{device}, {dist.world_size()} process{'es' if dist.world_size() > 1 else ''}",
+        "Time": ", ".join(f"{name}: {value:.3f} s a frame (restored, measured, saved)" for name, value in seconds.items()),
+        "Versions": f"vsr {__version__}, torch {torch.__version__}",
+        "Date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
+    }

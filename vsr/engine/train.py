@@ -1,0 +1,137 @@
+"""The training run: read ``train`` from top to bottom."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from vsr.config import Options, dump_options
+from vsr.data.loader import build_dataset, build_train_loader
+from vsr.data.sampler import TrainSampler
+from vsr.engine import checkpoint
+from vsr.engine.evaluate import EvaluationSet
+from vsr.engine.log import TrainLog
+from vsr.engine.run_folder import RunFolder
+from vsr.engine.validation import Validation
+from vsr.models.restoration import RestorationModel
+from vsr.registry import MODELS
+from vsr.utils import dist, logs
+
+log = logging.getLogger(__name__)
+
+
+def train(options: Options, *, fresh: bool = False) -> None:
+    """Train as the option file says; an interrupted run of that name is continued.
+
+    Args:
+        options: A checked option file with a ``train`` section.
+        fresh: Start over; the earlier run's folder is archived.
+    """
+    if options.train is None:
+        raise ValueError("train: expected this section in the option file, found none. Add it, or use test.py.")
+    device = dist.init(options.dist.timeout)
+    folder = RunFolder(options, fresh=fresh)
+    logs.to_file(folder.root / "train.log")
+    log.info("run folder: %s", folder.root)
+
+    section = options.datasets["train"]
+    train_set = build_dataset(section, scale=options.scale, seed=options.manual_seed, key="train")
+    val_sets = [EvaluationSet(key, options) for key in options.datasets if key != "train"]
+    model: RestorationModel = MODELS.build({"type": options.model_type}, options=options, device=device)
+    model.check_sample(train_set[0, 0], "datasets.train", train=True)
+    for val_set in val_sets:
+        model.check_sample(val_set.dataset[0], f"datasets.{val_set.key}", train=False)
+        check_disjoint(train_set, val_set)
+
+    start, draw = resume(model, options, folder)
+    total = options.train.total_iter
+    describe(model, options, len(train_set), start)
+    draws_a_step = section.batch_size_per_gpu * dist.world_size()
+    sampler = TrainSampler(
+        length=len(train_set),
+        enlarge_ratio=section.dataset_enlarge_ratio,
+        batch_size=section.batch_size_per_gpu,
+        world_size=dist.world_size(),
+        rank=dist.rank(),
+        seed=options.manual_seed,
+        start_draw=draw,
+        num_batches=max(total - start, 0),
+    )
+    loader = build_train_loader(train_set, section, sampler, pin_memory=device.type == "cuda")
+    progress = TrainLog(options.logger, folder.root, start=start, total=total)
+    validation = Validation(options, model, val_sets, folder, progress)
+    validation.catch_up(start)
+
+    for step, batch in enumerate(loader, start=start + 1):
+        progress.data_ready()
+        terms = model.train_step([batch], step)
+        draw += draws_a_step
+        told = progress.step(step, terms, rate=model.schedule(step), keys=batch["key"])
+        if told:
+            stop_if_diverged(model, step)
+        # The state first: a run that is killed while it validates has lost nothing.
+        if step % options.logger.save_checkpoint_freq == 0 or step == total:
+            if dist.is_main():
+                checkpoint.save(folder, model, options, step=step, draw=draw)
+            dist.barrier()
+        if validation.due(step):
+            validation.run(step)
+        progress.pause()
+
+    log.info("finished: %d steps. Weights, logs and states: %s", total, folder.root)
+    progress.close()
+    folder.close()
+
+
+def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tuple[int, int]:
+    """Continue from path.resume_state or the run's newest valid state; return the steps and samples done."""
+    named = options.path.resume_state
+    # Rank 0 chooses: the others might see another file on a shared disk.
+    found = checkpoint.newest_valid(folder.states) if named is None and dist.is_main() else None
+    path = dist.broadcast_json(named or (str(found) if found else None))
+    if path is None:
+        return 0, 0
+    state = checkpoint.load(Path(path))
+    model.load_state_dict(state["model"], path)
+    before, now = str(state.get("options", "")).splitlines(), dump_options(options).splitlines()
+    for line in sorted(set(before) ^ set(now), key=str.strip):
+        log.warning("the options differ from the state's: %s %s", "- " if line in before else "+ ", line.strip())
+    log.info("continuing after step %d: %s", state["step"], path)
+    return int(state["step"]), int(state["draw"])
+
+
+def check_disjoint(train_set: Any, val_set: EvaluationSet) -> None:
+    """Refuse to validate on frames that are trained on."""
+    shared = sorted(set(train_set.gt_files) & set(val_set.dataset.gt_files))
+    if shared:
+        raise ValueError(
+            f"datasets.{val_set.key}: expected frames that datasets.train does not hold, but they share {len(shared)}, "
+            f"{shared[0]} for one. Separate them by clips, exclude_clips or frames."
+        )
+
+
+def describe(model: RestorationModel, options: Options, samples: int, start: int) -> None:
+    """Log what is about to run."""
+    assert options.train is not None
+    section, count = options.datasets["train"], sum(p.numel() for p in model.network_g.parameters())
+    batch = section.batch_size_per_gpu * dist.world_size()
+    log.info("network_g: %s, %s parameters, on %s", options.network_g.type, f"{count:,}", model.device)
+    log.info(
+        "data: %d samples x %d; %d processes x batch %d = %d samples a step; %.1f epochs in %d steps",
+        samples, section.dataset_enlarge_ratio, dist.world_size(), section.batch_size_per_gpu, batch,
+        options.train.total_iter * batch / (samples * section.dataset_enlarge_ratio), options.train.total_iter,
+    )  # fmt: skip
+    if start >= options.train.total_iter:
+        log.info("this run is already finished: raise train.total_iter to go on, or start over with --fresh")
+
+
+def stop_if_diverged(model: RestorationModel, step: int) -> None:
+    """Stop a run whose gradients are no longer finite; the steps concerned have changed nothing."""
+    assert model.options.train is not None
+    skipped = int(model.bad_steps)
+    if skipped:
+        log.warning("%d steps so far had a gradient that is not finite; they were skipped", skipped)
+    if skipped > model.options.train.max_bad_steps:
+        raise RuntimeError(
+            f"step {step}: {skipped} steps had a gradient that is not finite (train.max_bad_steps: "
+            f"{model.options.train.max_bad_steps}). Continue from an earlier state with a lower train.optim_g.lr."
+        )

@@ -1,0 +1,281 @@
+"""The model class: a network with its losses, optimiser, schedule, moving average and inference."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vsr.config import Options
+from vsr.inference import infer
+from vsr.models.weights import build_network, fill, read_weights
+from vsr.optim import build_optimizer, build_schedule
+from vsr.registry import LOSSES, METRICS
+from vsr.utils import dist
+from vsr.utils.images import to_uint8
+from vsr.utils.records import Record
+from vsr.utils.seeds import derive_seed
+
+log = logging.getLogger(__name__)
+
+Batch = Mapping[str, Any]
+OnFrame = Callable[[str, np.ndarray], None]  # (key, restored frame as uint8 (h, w, 3) RGB)
+
+
+class RestorationModel:
+    """Everything that one optimiser step or one restored frame touches.
+
+    Owns the network, its losses, optimiser, schedule, moving average and data parallelism. Owns no
+    loop, no path, no logger, no YAML. Subclasses override ``forward``, ``losses``, ``restore`` and
+    ``check_sample`` for their kind of data, and little else.
+
+    Args:
+        options: A checked option file.
+        device: Where to work. For several processes the process group must exist already.
+        train: Build what training needs, too.
+    """
+
+    def __init__(self, *, options: Options, device: torch.device, train: bool = True) -> None:
+        self.options, self.device = options, device
+        torch.manual_seed(options.manual_seed)  # the same initial weights on every process and in every run
+        self.network_g = build_network(options.network_g.as_option()).to(device)
+        scale = getattr(self.network_g, "scale", options.scale)
+        if scale != options.scale:
+            raise ValueError(
+                f"scale: expected {scale}, what network_g ({options.network_g.type}) enlarges by with its arguments, "
+                f"got {options.scale}. Change one of the two."
+            )
+        if options.path.pretrain_network_g:
+            weights = read_weights(options.path.pretrain_network_g, options.path.param_key_g)
+            fill(
+                self.network_g, weights, source=options.path.pretrain_network_g, strict=options.path.strict_load_g
+            )
+        self.metrics = {name: METRICS.build(metric.metric.as_option()) for name, metric in options.val.metrics.items()}
+        self.network_ema: nn.Module | None = None
+        if train:
+            self._prepare_training()
+
+    def _prepare_training(self) -> None:
+        options = self.options.train
+        assert options is not None, "train.py checks that the option file has a train section"
+        self.criteria = {
+            name: LOSSES.build(loss.as_option()).to(self.device) for name, loss in options.losses.items()
+        }
+        self.optimizer = build_optimizer(
+            options.optim_g.as_option(), self.network_g.named_parameters(), lr_mul=options.lr_mul
+        )
+        self.schedule = build_schedule(
+            options.scheduler.as_option() if options.scheduler else None,
+            base_lr=options.optim_g.args["lr"],
+            warmup_iter=options.warmup_iter,
+        )
+        if options.ema_decay > 0:
+            self.network_ema = copy.deepcopy(self.network_g).requires_grad_(False)
+        self.parallel: nn.Module = self.network_g  # what the training step calls
+        if dist.world_size() > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.network_g, device_ids=ids)
+        self.bad_steps = torch.zeros((), device=self.device)  # non-finite steps, skipped
+
+    @property
+    def inference_network(self) -> nn.Module:
+        """The averaged network where there is one, else the trained one."""
+        return self.network_ema if self.network_ema is not None else self.network_g
+
+    # ---------------------------------------------------------------- training
+
+    def prepare(self, batch: Batch) -> dict[str, Any]:
+        """Move a batch to the device; there uint8 images become float32 in [0, 1]."""
+        moved = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return {
+            k: v.float() / 255 if isinstance(v, Tensor) and v.dtype == torch.uint8 else v for k, v in moved.items()
+        }
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Run the network on a prepared batch; return ``restored`` and what the losses want to see."""
+        return {"restored": self.parallel(batch["lq"])}
+
+    def losses(self, outputs: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return the weighted loss terms, scalars, by the names of ``train.losses``."""
+        return {name: loss(outputs["restored"], batch["gt"]) for name, loss in self.criteria.items()}
+
+    def train_step(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+        """Run forward, backward and update on one step's micro-batches.
+
+        The gradient is the mean over micro-batches, and over processes; so a loss of reduction
+        'sum' sums within one process's micro-batch only. Nothing here reads a value back from the
+        device: the host runs ahead of it. A step whose gradient is not finite changes nothing (the
+        optimiser reads ``found_inf`` on the device) and is counted.
+
+        Args:
+            batches: What the loader gave: one batch, or several to accumulate over.
+            step: From 1; learning rate and random numbers depend on nothing else.
+
+        Returns:
+            Scalars on the device, not yet averaged over processes: each loss term under its name,
+            ``total``, and the gradient's norm ``grad_norm``.
+        """
+        torch.manual_seed(derive_seed(self.options.manual_seed, step, dist.rank()))  # for dropout and its like
+        rate = self.schedule(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_mul"]
+        self.network_g.train()
+        self.optimizer.zero_grad()
+        sums: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            with contextlib.nullcontext() if i == len(batches) - 1 else self._no_sync():
+                prepared = self.prepare(batch)
+                terms = self.losses(self.forward(prepared), prepared, step)
+                terms["total"] = torch.stack(tuple(terms.values())).sum()
+                (terms["total"] / len(batches)).backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach() / len(batches)
+        sums["grad_norm"] = self._update()
+        return sums
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        """Accumulate gradients without exchanging them: only a step's last micro-batch does."""
+        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else contextlib.nullcontext()
+
+    def _update(self) -> Tensor:
+        """Apply the gradients to the weights, and the weights to their average; return the norm."""
+        gradients = [p.grad for p in self.network_g.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        skipped = (~torch.isfinite(norm)).float()  # gradients are averaged over processes: all agree
+        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused optimisers' own protocol
+        self.optimizer.step()
+        self.bad_steps += skipped
+        if self.network_ema is not None:
+            assert self.options.train is not None
+            weight = (1 - self.options.train.ema_decay) * (1 - skipped)
+            average, current = list(self.network_ema.parameters()), list(self.network_g.parameters())
+            with torch.no_grad():
+                change = torch._foreach_sub(current, average)
+                torch._foreach_mul_(change, weight)
+                torch._foreach_add_(average, change)
+                for kept, buffer in zip(self.network_ema.buffers(), self.network_g.buffers(), strict=True):
+                    kept.copy_(buffer)
+        return norm
+
+    # ---------------------------------------------------------------- inference
+
+    def restore(self, batch: Batch) -> Tensor:
+        """Restore a prepared batch with the averaged weights, in tiles and with self-ensemble as options say."""
+        val = self.options.val
+        return infer(
+            self.inference_network,
+            batch["lq"],
+            tile=val.tile,
+            tile_overlap=val.tile_overlap,
+            self_ensemble=val.self_ensemble,
+        )
+
+    @torch.inference_mode()
+    def validate(
+        self,
+        loader: Iterable[Batch],
+        *,
+        restore: Callable[[Batch], Tensor] | None = None,
+        on_frame: OnFrame | None = None,
+    ) -> list[Record]:
+        """Restore and measure every item of this process's share; return the records of all processes.
+
+        Args:
+            loader: Batches of one item: this process's contiguous range of the set.
+            restore: What restores; none: the model itself.
+            on_frame: Called with every restored frame, on the process that restored it.
+
+        Returns:
+            One record a frame, in the set's order: the same list on every process, whatever their
+            number.
+        """
+        self.inference_network.eval()
+        records = []
+        for batch in loader:
+            frames = (restore or self.restore)(self.prepare(batch))
+            for (key, target), frame in zip(_frames(batch), frames.reshape(-1, *frames.shape[-3:]), strict=True):
+                image = to_uint8(frame)
+                if on_frame:
+                    on_frame(key, image)
+                measured = {n: m.measure(image, target) for n, m in self.metrics.items()} if target is not None else {}
+                records.append((key, measured))
+        return [Record(key=key, metrics=values) for part in dist.gather_json(records) for key, values in part]
+
+    # ---------------------------------------------------------------- checks and state
+
+    def check_sample(self, sample: Batch, where: str, *, train: bool) -> None:
+        """Check that a data set's sample is what the network takes, before step 1.
+
+        Args:
+            sample: One item of the set, not yet batched.
+            where: The option that the set comes from, 'datasets.train'; starts the messages.
+            train: A training sample goes into the network as it is; others are padded and cropped.
+        """
+        name, network = self.options.network_g.type, self.network_g
+        height, width = sample["lq"].shape[-2:]
+        multiple = getattr(network, "size_multiple", 1)
+        if train and (height % multiple or width % multiple):
+            raise ValueError(
+                f"{where}.gt_size: expected LQ crops whose sides are multiples of {multiple} for {name}, "
+                f"got {height}x{width}. Use a multiple of {multiple * self.options.scale}."
+            )
+        if "gt" in sample and tuple(sample["gt"].shape[-2:]) != (height * self.options.scale, width * self.options.scale):
+            raise ValueError(
+                f"{where}: expected GT of {self.options.scale} times the LQ size {height}x{width} (scale), "
+                f"got {'x'.join(map(str, sample['gt'].shape[-2:]))}. Check the roots and scale."
+            )
+        if train and "gt" not in sample:
+            raise ValueError(f"{where}.dataroot_gt: expected ground truth to train on, got none. Name its root.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that an exact continuation needs, as tensors and plain values."""
+        return {
+            "network_g": self.network_g.state_dict(),
+            "network_ema": self.network_ema.state_dict() if self.network_ema is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "bad_steps": self.bad_steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], source: str | Path) -> None:
+        """Continue from what ``state_dict`` returned; ``source`` starts the messages."""
+        fill(self.network_g, state["network_g"], source=str(source))
+        if self.network_ema is not None:
+            if state["network_ema"] is None:
+                log.warning("%s: has no moving average (train.ema_decay was 0); it starts from the weights now", source)
+            fill(self.network_ema, state["network_ema"] or state["network_g"], source=str(source))
+        multipliers = [group["lr_mul"] for group in self.optimizer.param_groups]
+        if [group["lr_mul"] for group in state["optimizer"]["param_groups"]] != multipliers:
+            raise ValueError(f"{source}: expected the parameter groups of train.lr_mul, {multipliers}. Do not change it within a run.")
+        own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)  # betas, weight decay ...: the option file's, not the state's
+        self.bad_steps.copy_(state["bad_steps"])
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return what a checkpoint for others holds: ``params`` and, averaged, ``params_ema``."""
+        networks = {"params": self.network_g, "params_ema": self.network_ema}
+        return {
+            key: {name: value.cpu() for name, value in network.state_dict().items()}
+            for key, network in networks.items()
+            if network is not None
+        }
+
+
+def _frames(batch: Batch) -> list[tuple[str, np.ndarray | None]]:
+    """Name each output frame of a validation batch of one, with its ground truth as uint8 (h, w, 3)."""
+    key: str = batch["key"][0]
+    if "frames" in batch:  # a whole clip; the loader made a list of one-element lists of the names
+        keys = [f"{key}/{frame[0]}" for frame in batch["frames"]]
+    else:
+        keys = [key]
+    if "gt" not in batch:
+        return [(key, None) for key in keys]
+    targets = batch["gt"].reshape(-1, *batch["gt"].shape[-3:]).permute(0, 2, 3, 1).contiguous().numpy()
+    return list(zip(keys, targets, strict=True))

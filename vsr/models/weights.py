@@ -1,0 +1,172 @@
+"""Reading checkpoints into networks, and saying exactly why one does not fit."""
+
+import difflib
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vsr.config import Options, load_options
+from vsr.registry import NETWORKS
+
+log = logging.getLogger(__name__)
+
+# The entries under which checkpoints of this field keep a network, the averaged weights first.
+_ENTRIES = ("params_ema", "params", "state_dict")
+
+
+def list_networks() -> list[str]:
+    """Return the names that ``network_g.type`` may have."""
+    return NETWORKS.names()
+
+
+def build_network(option: Mapping[str, Any]) -> nn.Module:
+    """Build a network from ``{"type": "EDVR", "num_feat": 64, ...}``, as an option file spells it."""
+    network: nn.Module = NETWORKS.build(option)
+    return network
+
+
+def load_network(
+    path: str | Path,
+    options: Options | Mapping[str, Any] | str | Path | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    param_key: str | None = None,
+) -> nn.Module:
+    """Build a network and fill it from a checkpoint, ready for inference.
+
+    Args:
+        path: A .pth or .safetensors file, ours or BasicSR's.
+        options: The network's ``{"type": ..., **arguments}``, an option file or its path; none: the
+            options.yml of the run folder that the checkpoint lies in.
+        device: Where the network shall live.
+        param_key: Entry of the checkpoint; none: params_ema, else params, else the whole.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, or no options beside it.
+        ValueError: the file is no checkpoint, or one of another network.
+    """
+    path = Path(path)
+    if options is None:
+        options = path.parent.parent / "options.yml"
+        if not options.is_file():
+            raise FileNotFoundError(
+                f"{path}: expected the run's options at {options}, found none. "
+                'Pass options={"type": "EDVR", ...} or the path of an option file.'
+            )
+    if isinstance(options, str | Path):
+        options = load_options(options)
+    network = build_network(options.network_g.as_option() if isinstance(options, Options) else options)
+    fill(network, read_weights(path, param_key), source=str(path))
+    return network.to(device).eval()
+
+
+def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a network's checkpoint under their plain names.
+
+    The file is read without running any code that it may hold (``weights_only``). A ``module.``
+    prefix, left by DataParallel, is taken off.
+
+    Args:
+        path: A .pth or .safetensors file.
+        param_key: The entry wanted, 'params_ema' say; none: the first of params_ema, params,
+            state_dict that is there, else the whole file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a checkpoint, found no such file. Check the path (path.pretrain_network_g).")
+    content = _read(path)
+    if param_key is not None and param_key not in content:
+        raise ValueError(
+            f"{path}: expected the entry '{param_key}' (path.param_key_g), found {', '.join(sorted(map(str, content))[:5])}. "
+            "Leave param_key_g out to take what is there."
+        )
+    key = param_key or next((entry for entry in _ENTRIES if isinstance(content.get(entry), dict)), None)
+    weights = content[key] if key else content
+    if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise ValueError(
+            f"{path}: expected a dict of tensors, or one under {', '.join(_ENTRIES)}, "
+            f"got {', '.join(map(str, list(content)[:5])) or 'an empty file'}. Is this a checkpoint of a network?"
+        )
+    log.info("weights: %s%s", path, f", entry '{key}'" if key else "")
+    return {str(name).removeprefix("module."): value for name, value in weights.items()}
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ValueError(f"{path}: needs the package safetensors: pip install safetensors") from error
+        return dict(load_file(path))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: expected a PyTorch checkpoint, could not read it: {error}. Fetch or copy it again.") from error
+    except Exception as error:  # UnpicklingError without importing pickle: refuses code, and non-checkpoints
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise ValueError(
+            f"{path}: expected a checkpoint that holds tensors and plain values only, found something else, "
+            f"which was not run: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a dict of tensors, got {type(content).__name__}. Save the state_dict, not the module.")
+    return content
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, strict: bool = True) -> None:
+    """Copy ``weights`` into ``network``.
+
+    Args:
+        network: Whatever shall receive them.
+        weights: As ``read_weights`` returns them.
+        source: Where they come from; starts the messages.
+        strict: Refuse any difference of names or shapes. Otherwise what fits is loaded, and what
+            does not is logged.
+
+    Raises:
+        ValueError: a difference under ``strict``, or nothing that fits at all.
+    """
+    own = network.state_dict()
+    unlike = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    missing = [name for name in own if name not in weights]
+    unexpected = [name for name in weights if name not in own]
+    if missing or unexpected or unlike:
+        fitting = {name: weights[name] for name in own if name in weights and name not in unlike}
+        report = _mismatch(network, own, weights, missing, unexpected, unlike)
+        if strict or not fitting:
+            raise ValueError(f"{source}: {report} Set network_g to what the checkpoint holds, or path.strict_load_g: false.")
+        log.warning("%s: %d of %d tensors loaded. %s", source, len(fitting), len(own), report)
+        weights = fitting
+    network.load_state_dict(weights, strict=False)
+
+
+def _mismatch(
+    network: nn.Module,
+    own: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    missing: list[str],
+    unexpected: list[str],
+    unlike: list[str],
+) -> str:
+    lines = [f"expected the {len(own)} tensors of {type(network).__name__}, got {len(weights)}."]
+    if missing:
+        lines.append(f"{len(missing)} missing: {_some(missing)}.")
+    if unexpected:
+        lines.append(f"{len(unexpected)} unexpected: {_some(unexpected)}.")
+        close = difflib.get_close_matches(unexpected[0], missing, n=1, cutoff=0.6)
+        if close:
+            lines.append(f"Is '{unexpected[0]}' the network's '{close[0]}'?")
+    if unlike:
+        shapes = [f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}" for name in unlike]
+        lines.append(f"{len(unlike)} of another shape: {_some(shapes)}.")
+    return " ".join(lines)
+
+
+def _some(names: list[str], limit: int = 10) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

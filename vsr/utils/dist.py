@@ -1,0 +1,99 @@
+"""The processes of a run: one, or the several that torchrun started.
+
+Every function works alike with and without a process group, so that callers never ask.
+"""
+
+import datetime
+import json
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as torch_dist
+
+
+def init(timeout: float) -> torch.device:
+    """Join the other processes, if torchrun started any, and return this process's device.
+
+    NCCL connects GPUs, gloo CPUs.
+
+    Args:
+        timeout: Seconds that a process waits for the others before it raises.
+
+    Raises:
+        ValueError: more processes than GPUs on this machine.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"--nproc_per_node: expected at most {torch.cuda.device_count()} processes, one for each visible GPU, "
+                f"got local rank {local_rank}. Start fewer, or set CUDA_VISIBLE_DEVICES."
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
+        torch_dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
+        )
+    return device
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number among all of the run; known from the environment before ``init``, too."""
+    return torch_dist.get_rank() if torch_dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if torch_dist.is_initialized():
+        torch_dist.barrier()
+
+
+def mean(values: Tensor) -> Tensor:
+    """Return the mean of ``values`` (any shape, one device for each process) over the processes."""
+    if not torch_dist.is_initialized():
+        return values
+    total = values.clone()
+    torch_dist.all_reduce(total)
+    return total / world_size()
+
+
+def gather_json(value: Any) -> list[Any]:
+    """Return every process's ``value``, in the order of ranks, on every process.
+
+    The values travel as JSON text in tensors: unlike pickled objects they cannot run code. Floats
+    come back exactly, infinities and NaN included.
+    """
+    if not torch_dist.is_initialized():
+        return [value]
+    device = "cuda" if torch_dist.get_backend() == "nccl" else "cpu"
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
+    torch_dist.all_gather(sizes, torch.tensor([text.numel()], device=device))
+    padded = torch.zeros(int(max(sizes)), dtype=torch.uint8, device=device)
+    padded[: text.numel()] = text
+    parts = [torch.empty_like(padded) for _ in sizes]
+    torch_dist.all_gather(parts, padded)
+    return [json.loads(part[: int(size)].cpu().numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
+
+
+def broadcast_json(value: Any) -> Any:
+    """Return rank 0's ``value`` on every process."""
+    return gather_json(value if is_main() else None)[0]

@@ -1,0 +1,64 @@
+"""Files that are either whole or absent, whenever the process dies."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO]:  # type: ignore[type-arg]
+    """Open a temporary file beside ``path``; when the block ends well it takes path's place.
+
+    The data and then the folder entry are flushed to the disk, so that after a power cut ``path``
+    holds the old content or the new one. A failure leaves ``path`` as it was.
+
+    Raises:
+        OSError: with the free space and the path in its text if the disk is full.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+            os.fchmod(file.fileno(), 0o666 & ~umask)  # mkstemp's 0600 would lock colleagues out
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            written = os.path.getsize(temporary) if os.path.exists(temporary) else 0
+            raise OSError(
+                error.errno,
+                f"{path}: no space left on the disk: {written / 1e6:.1f} MB were written, "
+                f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free at {path.parent}. "
+                "The files written before are untouched. Free some space and start the same command again",
+            ) from error
+        raise
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
