@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 # Columns that the definition holds at a time. On a CPU they are to stay in the cache (larger blocks
 # take twice the time); on a GPU every block costs a launch.
-BLOCK_BYTES = {"cpu": 2**23, "cuda": 2**29}
+BLOCK_BYTES = {"cpu": 2**24, "cuda": 2**29}
 ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups, int deform_groups"
 
 
