@@ -6,6 +6,8 @@ signature is the schema. A field marked ``component(...)`` inside a section take
 every key that the section itself does not know.
 """
 
+# ruff: noqa: RUF009 (component() makes a dataclass field, as field() does)
+
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,0 +1,95 @@
+"""Other spellings of an option file, turned into vsr's own: the only place that knows them.
+
+BasicSR's and NAFNet's model types, their loss slots (``pixel_opt`` ...), and the keys of theirs that have
+nothing to say to vsr.
+"""
+
+import logging
+import re
+from typing import Any
+
+from vsr.config.reader import Mark, Node, show
+
+log = logging.getLogger(__name__)
+
+_MODEL_TYPES = {
+    "SRModel": "ImageModel",
+    "ImageRestorationModel": "ImageModel",
+    "EDVRModel": "VideoModel",
+    "VideoBaseModel": "VideoModel",
+    "VideoRecurrentModel": "VideoModel",
+}
+
+# Keys without a meaning here, and what vsr does instead. '*' stands for every key of that level.
+_IGNORED = {
+    "num_gpu": "the number of processes is torchrun's --nproc_per_node; one process uses the GPU if there is one",
+    "dist_params": "torchrun gives address and port; the backend is nccl on GPUs and gloo on CPUs",
+    "find_unused_parameters": "vsr knows from the frozen parts which parameters take part in a step",
+    "datasets.*.prefetch_mode": "every loader prefetches, num_prefetch_queue batches for each worker",
+    "datasets.*.use_shuffle": "training sets are always shuffled, the others never",
+    "datasets.*.pin_memory": "memory is pinned where there is a GPU",
+    "datasets.*.persistent_workers": "the workers of a training set live as long as the run",
+    "val.pbar": "progress is shown on the screen of the first process",
+    "val.trans_num": "no code has ever read it",
+    "logger.wandb": "records go to log.jsonl, and to TensorBoard with logger.use_tb_logger",
+}
+
+
+def translate(root: Node, problems: list[str]) -> None:
+    """Rewrite an option file, or a part of one, in place into the vocabulary of ``schema.py``.
+
+    Args:
+        root: The file, or the mapping that an override stands for.
+        problems: Receives what cannot be translated.
+    """
+    _rename_model(root)
+    _drop_ignored(root)
+    train = root.get("train")
+    if isinstance(train, Node):
+        _gather_losses(train, problems)
+        if "dcn_lr_mul" in train:
+            _move_into(train, "dcn_lr_mul", "lr_mul", "dcn", problems)
+
+
+def _rename_model(root: Node) -> None:
+    name = root.get("model_type")
+    if isinstance(name, str) and name in _MODEL_TYPES:
+        log.info("%s: %s is vsr's %s", root.where("model_type"), name, _MODEL_TYPES[name])
+        root["model_type"] = _MODEL_TYPES[name]
+
+
+def _drop_ignored(root: Node) -> None:
+    for pattern, instead in _IGNORED.items():
+        *parents, key = pattern.split(".")
+        nodes = [root]
+        for parent in parents:
+            children = [node.values() if parent == "*" else [node.get(parent)] for node in nodes]
+            nodes = [child for group in children for child in group if isinstance(child, Node)]
+        taken = [node.take(key) for node in nodes if key in node]
+        if taken:  # one line for a key, however many sections have it
+            value, mark = taken[0]
+            log.info("%s: %s is not used: %s", mark, show(value), instead)
+
+
+def _gather_losses(train: Node, problems: list[str]) -> None:
+    """``pixel_opt: {...}`` is ``losses: {pixel: {...}}``; a slot with nothing in it is no loss."""
+    for key in [key for key in train if re.fullmatch(r"\w+_opt", key)]:
+        if train[key] is None and not train.on_path:
+            train.take(key)
+        else:
+            _move_into(train, key, "losses", key.removesuffix("_opt"), problems)
+
+
+def _move_into(node: Node, key: str, section: str, name: str, problems: list[str]) -> None:
+    """Make ``node[key]`` the entry ``name`` of the mapping ``node[section]``, under the mark that it has."""
+    value, mark = node.take(key)
+    target: Any = node.get(section)
+    if target is None:
+        target = Node(Mark(mark.source, node.mark.below(section).path, mark.line), on_path=node.on_path)
+        node.put(section, target, target.mark)
+    if not isinstance(target, Node):
+        return  # the check of the section itself says so
+    if name in target:
+        problems.append(f"{mark}: expected one {section}.{name}, got a second. See {target.where(name)}.")
+        return
+    target.put(name, value, mark)

@@ -1,0 +1,242 @@
+"""What the values of an option file must satisfy beyond their types, alone and together."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import vsr.registry
+from vsr.config.check import INVALID, Checker
+from vsr.config.reader import Mark, Node, show
+from vsr.config.schema import Component, DatasetOptions, Options
+from vsr.registry import suggest
+
+MAX_NAME = 200  # bytes: file systems take 255, and the run folder's name grows when it is archived
+
+# {key: (least, most)}, None: no bound. '*' stands for every name of that level.
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "scale": (1, None),
+    "manual_seed": (0, 2**32 - 1),  # what numpy's generators take
+    "datasets.*.batch_size_per_gpu": (1, None),
+    "datasets.*.num_worker_per_gpu": (0, None),
+    "datasets.*.dataset_enlarge_ratio": (1, None),
+    "datasets.*.num_prefetch_queue": (1, None),
+    "train.total_iter": (1, None),
+    "train.warmup_iter": (-1, None),
+    "train.lr_mul.*": (0, None),
+    "train.max_bad_steps": (1, None),
+    "val.val_freq": (1, None),
+    "val.tile": (0, None),
+    "val.tile_overlap": (0, None),
+    "logger.print_freq": (1, None),
+    "logger.save_checkpoint_freq": (1, None),
+    "logger.image_freq": (1, None),
+    "logger.keep_last": (2, None),
+}
+_ABOVE_ZERO = ("datasets.*.timeout", "dist.timeout")
+_UPSCALE_ARGUMENTS = ("upscale", "up_scale", "scale")  # of networks, as their authors called them
+
+
+class _Facts:
+    """The options by key path, without the parts that are absent or did not pass; and where each stands."""
+
+    def __init__(self, options: Options, root: Node) -> None:
+        self.options, self.root = options, root
+
+    def get(self, path: str) -> Any:
+        """The value at ``path``; None if it is absent or invalid."""
+        value: Any = self.options
+        for key in path.split("."):
+            value = _entries(value).get(key)
+        return None if value is INVALID else value
+
+    def where(self, path: str) -> Mark:
+        """The mark of ``path``, or of the nearest thing around it that the file has."""
+        node, mark = self.root, self.root.mark
+        for key in path.split("."):
+            mark = node.where(key)
+            if not isinstance(node.get(key), Node):
+                break
+            node = node[key]
+        return mark
+
+    def given(self, path: str) -> bool:
+        """Whether the file says it, rather than a default."""
+        *parents, key = path.split(".")
+        node: Any = self.root
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, Node) else None
+        return isinstance(node, Node) and key in node
+
+    def matching(self, pattern: str) -> list[str]:
+        """The paths that a pattern with '*' stands for."""
+        paths = [""]
+        for part in pattern.split("."):
+            paths = [
+                f"{path}.{key}".lstrip(".")
+                for path in paths
+                for key in (_entries(self.get(path) if path else self.options) if part == "*" else [part])
+            ]
+        return paths
+
+
+def _entries(value: Any) -> Mapping[str, Any]:
+    """What lies below a section, a component or a mapping, by key."""
+    if isinstance(value, Component):
+        return value.args
+    if dataclasses.is_dataclass(value):
+        entries = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        rest = next((f.name for f in dataclasses.fields(value) if f.metadata.get("rest")), None)
+        if rest and isinstance(entries[rest], Component):
+            entries = {**entries[rest].args, **entries}
+        return entries
+    return value if isinstance(value, Mapping) else {}
+
+
+def check_rules(options: Options, root: Node, checker: Checker) -> None:
+    """Add what breaks a rule to the checker's problems; parts that are invalid already are passed over."""
+    facts = _Facts(options, root)
+    for rule in (_numbers, _names, _model_type, _sets, _crops, _frames, _upscale, _training, _validation):
+        rule(facts, checker)
+
+
+def _numbers(facts: _Facts, checker: Checker) -> None:
+    for pattern, (least, most) in _BOUNDS.items():
+        for path in facts.matching(pattern):
+            value = facts.get(path)
+            if value is None:
+                continue
+            if least is not None and value < least:
+                checker.add(facts.where(path), f"expected {least} or more, got {show(value)}. Raise it.")
+            elif most is not None and value > most:
+                checker.add(facts.where(path), f"expected {most} or less, got {show(value)}. Lower it.")
+    for pattern in _ABOVE_ZERO:
+        for path in facts.matching(pattern):
+            value = facts.get(path)
+            if value is not None and value <= 0:
+                checker.add(facts.where(path), f"expected more than 0 seconds, got {show(value)}. Raise it.")
+    decay = facts.get("train.ema_decay")
+    if decay is not None and not 0 <= decay < 1:
+        checker.add(
+            facts.where("train.ema_decay"), f"expected 0 (no average) to below 1, got {show(decay)}. Try 0.999."
+        )
+
+
+def _names(facts: _Facts, checker: Checker) -> None:
+    """Names of runs and sets become names of folders; suffixes become part of file names."""
+    for path in ("name", *facts.matching("datasets.*.name")):
+        value = facts.get(path)
+        if value is not None and (value or path == "name") and not plain_name(value):
+            wanted = f"the name of a folder: 1 to {MAX_NAME} bytes, no '/', '\\' or leading '.', '-', '~'"
+            checker.add(facts.where(path), f"expected {wanted}, got {show(value)}. Use letters, digits, '_' and '-'.")
+    for key in _entries(facts.get("datasets")):
+        if not plain_name(key):
+            checker.add(facts.where(f"datasets.{key}"), f"expected a plain name, got {show(key)}. Rename the data set.")
+    suffix = facts.get("val.suffix")
+    if suffix and not plain_name(f"x{suffix}"):
+        checker.add(
+            facts.where("val.suffix"), f"expected a part of a file name, got {show(suffix)}. Leave out '/' and '\\'."
+        )
+
+
+def plain_name(text: str) -> bool:
+    """Whether ``text`` can be the name of a folder anywhere, and of one folder only."""
+    if not text or len(text.encode()) > MAX_NAME or text != text.strip() or text[0] in ".-~":
+        return False
+    return re.search(r"[/\\\x00-\x1f\x7f]", text) is None
+
+
+def _model_type(facts: _Facts, checker: Checker) -> None:
+    name, known = facts.get("model_type"), vsr.registry.MODELS.names()
+    if name is not None and name not in known:
+        checker.add(facts.where("model_type"), f"expected the name of a model, got {show(name)}.{suggest(name, known)}")
+
+
+def _sets(facts: _Facts, checker: Checker) -> None:
+    sets = _entries(facts.get("datasets"))
+    for key in sets:
+        if key != "train" and not key.startswith(("val", "test")):
+            close = difflib.get_close_matches(key, ["train", "val", "test"], n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else "Rename it."
+            text = f"expected 'train', or a name that begins with 'val' or 'test', got {show(key)}. {hint}"
+            checker.add(facts.where(f"datasets.{key}"), text)
+    seen: dict[str, str] = {}
+    for key, data in sets.items():
+        if key == "train" or not isinstance(data, DatasetOptions) or data.name is INVALID:
+            continue
+        name = data.name or key
+        if name in seen:
+            text = (
+                f"expected a name of its own, got {show(name)}, which '{seen[name]}' has too. Their results would mix."
+            )
+            checker.add(facts.where(f"datasets.{key}.name"), text)
+        seen.setdefault(name, key)
+    if facts.options.train and facts.get("datasets") is not None and "train" not in sets:
+        checker.add(
+            facts.where("datasets"), "expected a set 'train' for the section train, got none. Add datasets.train."
+        )
+
+
+def _crops(facts: _Facts, checker: Checker) -> None:
+    scale = facts.get("scale")
+    for path in facts.matching("datasets.*.gt_size"):
+        size = facts.get(path)
+        if not isinstance(size, int) or not isinstance(scale, int) or scale < 1:
+            continue
+        if size < 1:
+            checker.add(facts.where(path), f"expected 1 or more, got {size}. Raise it.")
+        elif size % scale:
+            near = max(scale, round(size / scale) * scale)
+            checker.add(facts.where(path), f"expected a multiple of scale {scale}, got {size}. Use {near}.")
+
+
+def _frames(facts: _Facts, checker: Checker) -> None:
+    """A network for windows of n frames needs windows of n frames; -1 stands for whole clips."""
+    wanted = facts.get("network_g.num_frame")
+    if not isinstance(wanted, int):
+        return
+    for path in facts.matching("datasets.*.num_frame"):
+        value = facts.get(path)
+        if isinstance(value, int) and value > 0 and value != wanted:
+            text = f"expected {wanted}, as network_g.num_frame, got {value}. Change one of the two."
+            checker.add(facts.where(path), text)
+
+
+def _upscale(facts: _Facts, checker: Checker) -> None:
+    scale = facts.get("scale")
+    for argument in _UPSCALE_ARGUMENTS:
+        path = f"network_g.{argument}"
+        value = facts.get(path)
+        if not isinstance(value, int) or isinstance(value, bool) or scale is None or value == scale:
+            continue
+        source = "" if facts.given(path) else " by default"
+        text = f"expected scale {scale}, got {show(value)}{source}. Change one of the two."
+        checker.add(facts.where(path), text)
+
+
+def _training(facts: _Facts, checker: Checker) -> None:
+    train = facts.get("train")
+    if train is None:
+        return
+    if train.losses is not INVALID and not train.losses:
+        text = "expected at least one loss, got none. Add for example losses: {pixel: {type: CharbonnierLoss}}."
+        checker.add(facts.where("train.losses"), text)
+    total, warmup = facts.get("train.total_iter"), facts.get("train.warmup_iter")
+    if total is not None and warmup is not None and 0 < total < warmup:
+        text = f"expected at most total_iter {total}, got {warmup}. The warm-up would not end."
+        checker.add(facts.where("train.warmup_iter"), text)
+
+
+def _validation(facts: _Facts, checker: Checker) -> None:
+    for path in facts.matching("val.metrics.*.better"):
+        better = facts.get(path)
+        if better is not None and better not in ("higher", "lower"):
+            checker.add(
+                facts.where(path),
+                f"expected 'higher' or 'lower', got {show(better)}.{suggest(better, ['higher', 'lower'])}",
+            )
+    tile, overlap = facts.get("val.tile"), facts.get("val.tile_overlap")
+    if tile is not None and overlap is not None and 0 < tile <= overlap:
+        text = f"expected less than val.tile {tile}, got {overlap}. Lower it, or enlarge the tile."
+        checker.add(facts.where("val.tile_overlap"), text)
