@@ -1,0 +1,333 @@
+"""Sets of clips: which clips and frames the options name, and pairs of GT and LQ for each."""
+
+import dataclasses
+import difflib
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from vsr.data.pairs import Pair, PairReader
+from vsr.data.storage import Clip, existing, open_storage
+from vsr.data.video_cache import frames_of_video
+
+log = logging.getLogger(__name__)
+_CLIP_LINE = re.compile(r"(\S.*?)\s+(\d+)(?:\s+\(.*\))?")
+_IMAGE_LINE = re.compile(r"(\S.*?)(?:\s+\(\s*\d+\s*(?:,\s*\d+\s*)*\))?")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipPair:
+    """A clip in two resolutions, frame by frame.
+
+    Args:
+        name: Of the clip.
+        frames: Names of its frames, without suffix: GT's if there is one.
+        gt: Files in high quality; empty: there are none.
+        lq: Files in low quality; empty: they are made from gt.
+        size: (height, width) of an LQ frame.
+    """
+
+    name: str
+    frames: tuple[str, ...]
+    gt: tuple[Path, ...]
+    lq: tuple[Path, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def pair(self, index: int) -> Pair:
+        return Pair(self.gt[index] if self.gt else None, self.lq[index] if self.lq else None, self.size)
+
+
+class ClipSet:
+    """The clips of a video data set. For the arguments see the data sets in vsr.data.video.
+
+    Raises:
+        FileNotFoundError: a root or the meta_info_file is missing.
+        ValueError: a root holds no clip, LQ and GT do not fit together, a name is unknown ...
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str | None,
+        dataroot_lq: str | None,
+        scale: int,
+        gt_downscale: int,
+        filename_tmpl: str,
+        meta_info_file: str | None,
+        clips: Sequence[str] | None,
+        exclude_clips: Sequence[str] | None,
+        frames: Sequence[int] | None,
+        io_backend: Mapping[str, Any] | None,
+        exact: bool,
+        keep: int = 1,
+    ) -> None:
+        check_roots(dataroot_gt, dataroot_lq, scale)
+        self.storage = open_storage(io_backend)
+        self.reader = PairReader(storage=self.storage, scale=scale, gt_downscale=gt_downscale, exact=exact, keep=keep)
+        self._tmpl = check_template(filename_tmpl)
+        gt = self.storage.clips(dataroot_gt, "dataroot_gt") if dataroot_gt is not None else {}
+        lq = self.storage.clips(dataroot_lq, "dataroot_lq") if dataroot_lq is not None else {}
+        if _is_clip(dataroot_gt, gt) and _is_clip(dataroot_lq, lq):  # sharp.mp4 and blurred.mp4: no common name needed
+            lq = {name: next(iter(lq.values())) for name in gt}
+        counts = read_clip_list(meta_info_file) if meta_info_file is not None else {}
+        names = _selected(list(gt or lq), counts, meta_info_file, clips, exclude_clips)
+        if gt and lq:
+            same_names(names, {name for name in lq if name in names or not (counts or clips or exclude_clips)}, "clips")
+        self.clips = [self._paired(name, gt.get(name), lq.get(name), counts.get(name), frames) for name in names]
+        self._count()
+
+    def __len__(self) -> int:
+        """Return the number of frames of all clips."""
+        return int(self._ends[-1])
+
+    def locate(self, index: int) -> tuple[ClipPair, int]:
+        """Return the clip that the frame number ``index`` of the set belongs to, and its position in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: expected 0 to {len(self) - 1}, got {index}.")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.clips[number], index - int(self._ends[number]) + self.lengths[number]
+
+    def files(self) -> list[str]:
+        """Return the GT file of every frame, or the LQ file where there is no GT."""
+        return [str(file) for clip in self.clips for file in clip.gt or clip.lq]
+
+    def preload(self, *, with_gt: bool) -> None:
+        """Keep all frames in memory; see ``PairReader.preload``."""
+        pairs = [(clip.pair(i), with_gt) for clip in self.clips for i in range(len(clip))]
+        self.reader.preload(pairs, where=f"{len(self.clips)} clips")
+
+    def require(self, needed: int, what: str) -> None:
+        """Raise ValueError, naming the shortest clip, if one has fewer than ``needed`` frames."""
+        clip = min(self.clips, key=len)
+        if len(clip) < needed:
+            raise ValueError(
+                f"clip '{clip.name}': expected {needed} or more frames for {what}, got {len(clip)}. "
+                "Name it in exclude_clips, or lower num_frame."
+            )
+
+    def require_size(self, crop: int, gt_size: int) -> None:
+        """Raise ValueError if a clip's LQ frames are smaller than a crop of ``crop`` pixels."""
+        for clip in self.clips:
+            if min(clip.size) < crop:
+                height, width = (self.reader.scale * side for side in clip.size)
+                raise ValueError(
+                    f"gt_size: expected a crop within the GT frames of clip '{clip.name}', {height}x{width}, "
+                    f"got {gt_size}. Lower it, or name the clip in exclude_clips."
+                )
+
+    def shorten(self, count: int) -> None:
+        """Keep the first ``count`` frames of each clip."""
+        self.clips = [
+            dataclasses.replace(clip, frames=clip.frames[:count], gt=clip.gt[:count], lq=clip.lq[:count])
+            for clip in self.clips
+        ]
+        self._count()
+
+    def _count(self) -> None:
+        self.lengths = [len(clip) for clip in self.clips]
+        self._ends = np.cumsum(self.lengths)
+
+    def _paired(
+        self, name: str, gt: Clip | None, lq: Clip | None, count: int | None, frames: Sequence[int] | None
+    ) -> ClipPair:
+        """Match the frames of a clip's two versions and take those that the options ask for."""
+        gt, lq = (_decoded(clip) if clip is not None else None for clip in (gt, lq))
+        clip = gt or lq
+        assert clip is not None
+        stems = [PurePosixPath(file).stem for file in clip.files]
+        for one in (gt, lq):
+            _check_stems(one)
+        if gt is not None and lq is not None:
+            if gt.numbered or lq.numbered:  # frames of a video have no names of their own
+                if len(gt.files) != len(lq.files):
+                    raise ValueError(
+                        f"clip '{name}': expected as many frames in LQ as in GT, got {len(lq.files)} in {lq.folder} "
+                        f"and {len(gt.files)} in {gt.folder}. Complete the shorter one."
+                    )
+            else:
+                found = {PurePosixPath(file).stem for file in lq.files}
+                same_names([self._tmpl.format(stem) for stem in stems], found, f"frames of clip '{name}'")
+                by_stem = {PurePosixPath(file).stem: file for file in lq.files}
+                lq = dataclasses.replace(lq, files=tuple(by_stem[self._tmpl.format(stem)] for stem in stems))
+        used = _used_range(name, len(stems), count, frames)
+        gt_files, lq_files = (tuple(c.folder / f for f in c.files[used]) if c is not None else () for c in (gt, lq))
+        first = self.reader.pair(gt_files[0] if gt_files else None, lq_files[0] if lq_files else None)
+        return ClipPair(name, tuple(stems[used]), gt_files, lq_files, first.size)
+
+
+# --- checks that sets of clips and of images share ----------------------------------------------
+
+
+def check_roots(dataroot_gt: str | None, dataroot_lq: str | None, scale: int) -> None:
+    """Raise ValueError if the roots do not say where GT and LQ come from."""
+    if dataroot_gt is None and dataroot_lq is None:
+        raise ValueError("dataroot_gt: expected this or dataroot_lq, got neither. Name the folder of the data.")
+    if dataroot_lq is None and scale == 1:
+        raise ValueError(
+            "dataroot_lq: expected a folder at scale 1, got none. LQ is made from GT by reducing its size only."
+        )
+
+
+def check_template(filename_tmpl: str) -> str:
+    if filename_tmpl.count("{}") != 1 or set(filename_tmpl.replace("{}", "")) & set("{}"):
+        raise ValueError(f"filename_tmpl: expected one {{}} for the name of the GT file, got '{filename_tmpl}'.")
+    return filename_tmpl
+
+
+def check_crop(gt_size: int, scale: int) -> int:
+    """Return the side of the LQ crop; raise ValueError if there is none."""
+    if gt_size < scale or gt_size % scale:
+        raise ValueError(f"gt_size: expected a multiple of scale ({scale}), got {gt_size}.")
+    return gt_size // scale
+
+
+def check_seed(seed: int) -> int:
+    if seed < 0:
+        raise ValueError(f"seed: expected 0 or more, got {seed}.")
+    return seed
+
+
+def same_names(wanted: Sequence[str], found: Collection[str], what: str, hint: str = "") -> None:
+    """Raise ValueError with the first differences if LQ does not have just the names that GT asks for."""
+    known, asked = set(found), set(wanted)
+    missing, extra = [n for n in wanted if n not in known], sorted(known - asked)
+    if not missing and not extra:
+        return
+    parts = [f"{len(names)} {text} ({_some(names)})" for names, text in
+             ((missing, "of GT are missing in LQ"), (extra, "of LQ are missing in GT")) if names]  # fmt: skip
+    raise ValueError(
+        f"dataroot_lq: expected the same {what} as in dataroot_gt ({len(asked)}), got {len(known)}: "
+        f"{'; '.join(parts)}. {hint or 'Complete the folders, or choose by clips or meta_info_file.'}"
+    )
+
+
+def pick(names: Sequence[str], known: Collection[str], argument: str) -> list[str]:
+    """Return ``names``; raise ValueError with a suggestion for one that is not known."""
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise ValueError(
+                f"{argument}: expected a name in the data set, got '{name}'.{hint} Known: {_some(known, 10)}."
+            )
+    return list(names)
+
+
+def read_clip_list(path: str) -> dict[str, int]:
+    """Read BasicSR's list of clips, lines ``folder n (h,w,c)``: name -> number of frames.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is of another form, with its number.
+    """
+    return {m[1]: int(m[2]) for m in _matched_lines(path, _CLIP_LINE, "folder n (h,w,c)")}
+
+
+def read_image_list(path: str) -> list[str]:
+    """Read BasicSR's list of images, lines ``name (h,w,c)``: the names. Raises as ``read_clip_list``."""
+    return [m[1] for m in _matched_lines(path, _IMAGE_LINE, "name (h,w,c)")]
+
+
+def _matched_lines(path: str, pattern: re.Pattern[str], form: str) -> list[re.Match[str]]:
+    file = existing(path, "meta_info_file")
+    if not file.is_file():
+        raise ValueError(f"meta_info_file: expected a text file, got the folder '{path}'.")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected a text file in UTF-8, got other bytes at {error.start}.") from error
+    matches: dict[str, re.Match[str]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        match = pattern.fullmatch(line.strip())
+        if match is None:
+            raise ValueError(f"{path}:{number}: expected '{form}', got '{line.strip()[:100]}'.")
+        if match[1] in matches:
+            raise ValueError(f"{path}:{number}: expected each name once, got '{match[1]}' again. Remove the line.")
+        matches[match[1]] = match
+    if not matches:
+        raise ValueError(f"{path}: expected lines '{form}', got an empty file.")
+    return list(matches.values())
+
+
+def _selected(
+    known: Sequence[str],
+    listed: Collection[str],
+    meta_info_file: str | None,
+    clips: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+) -> list[str]:
+    """Return the names that the meta file, ``clips`` and ``exclude_clips`` leave, in the order of ``known``."""
+    chosen = set(known)
+    if listed:
+        chosen &= set(pick(list(listed), chosen, f"meta_info_file {meta_info_file}"))
+    if clips is not None:
+        chosen &= set(pick(clips, set(known), "clips"))
+    if exclude is not None:
+        chosen -= set(pick(exclude, set(known), "exclude_clips"))
+    if not chosen:
+        raise ValueError("clips: expected at least one clip, but meta_info_file, clips and exclude_clips leave none.")
+    return [name for name in known if name in chosen]
+
+
+def _used_range(name: str, total: int, count: int | None, frames: Sequence[int] | None) -> slice:
+    """Return the frames of a clip that the meta file's count and ``frames`` [first, last] leave."""
+    if count is not None:
+        if not 1 <= count <= total:
+            raise ValueError(
+                f"meta_info_file: clip '{name}': expected {count} frames, found {total}. Correct the line."
+            )
+        total = count
+    if frames is None:
+        return slice(0, total)
+    if len(frames) != 2:
+        raise ValueError(f"frames: expected [first, last], got {list(frames)}.")
+    first, last = (position + total if position < 0 else position for position in frames)
+    if not 0 <= first <= last < total:
+        raise ValueError(
+            f"frames: expected [first, last] within the {total} frames of clip '{name}' "
+            f"(0 to {total - 1}; -1 is the last), got {list(frames)}."
+        )
+    return slice(first, last + 1)
+
+
+def _is_clip(root: str | None, found: Mapping[str, Clip]) -> bool:
+    """Tell whether a root is itself the one clip found in it."""
+    return root is not None and [clip.folder for clip in found.values()] == [existing(root, "")]
+
+
+def _decoded(clip: Clip) -> Clip:
+    if not clip.is_video:
+        return clip
+    folder, files = frames_of_video(clip.folder)
+    return Clip(clip.name, folder, files, numbered=True)
+
+
+def _check_stems(clip: Clip | None) -> None:
+    if clip is not None and len({PurePosixPath(file).stem for file in clip.files}) != len(clip.files):
+        twice = first_duplicate(clip.files)
+        raise ValueError(f"{clip.folder}: expected one image for each name, got {twice}. Remove the one or the other.")
+
+
+def first_duplicate(files: Sequence[str]) -> str:
+    """Name the first two files that differ in their suffix only."""
+    seen: dict[str, str] = {}
+    for file in files:
+        stem = str(PurePosixPath(file).with_suffix(""))
+        if stem in seen:
+            return f"{seen[stem]} and {file}"
+        seen[stem] = file
+    return ""
+
+
+def _some(names: Collection[str], count: int = 3) -> str:
+    listed = [str(name) for name in list(names)[:count]]
+    return ", ".join(listed) + (", ..." if len(names) > count else "")

@@ -1,0 +1,133 @@
+"""From the ``datasets`` section of an option file to batches."""
+
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from vsr.config.schema import DatasetOptions
+from vsr.data.sampler import TrainSampler
+from vsr.registry import DATASETS
+
+
+def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -> Any:
+    """Build a data set.
+
+    Args:
+        options: A section of ``datasets``.
+        scale: GT size / LQ size, of the option file.
+        seed: manual_seed of the option file.
+        key: Of the section, 'train'; starts the messages.
+
+    Raises:
+        ValueError, FileNotFoundError: as the data set's constructor, with the section's name.
+    """
+    try:
+        return DATASETS.build(options.dataset.as_option(), scale=scale, seed=seed)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"datasets.{key}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"datasets.{key}: {error}") from error
+
+
+def build_train_loader(
+    dataset: Dataset[Any], options: DatasetOptions, sampler: TrainSampler, *, pin_memory: bool
+) -> DataLoader[Any]:
+    """Return a loader of the batches that ``sampler`` names. Its workers live as long as it does.
+
+    Args:
+        dataset: Takes (index, draw).
+        options: Its section of ``datasets``.
+        sampler: Yields the (index, draw) of each sample of a batch.
+        pin_memory: Copy batches to pinned memory, for a GPU.
+
+    Raises:
+        ValueError: the batches that the workers prepare would not fit into shared memory.
+    """
+    workers = _worker_arguments(
+        dataset, options, workers=options.num_worker_per_gpu, batch_size=sampler.batch_size,
+        prefetch=options.num_prefetch_queue,
+    )  # fmt: skip
+    if workers:
+        workers["persistent_workers"] = True
+    return DataLoader(dataset, batch_sampler=sampler, pin_memory=pin_memory, **workers)
+
+
+def build_val_loader(
+    dataset: Dataset[Any], options: DatasetOptions, *, rank: int, world_size: int, pin_memory: bool
+) -> DataLoader[Any]:
+    """Return a loader of one process's contiguous range of a data set, one item a batch, in order.
+
+    The ranges of all processes together are the data set, once. The workers end with the iteration.
+
+    Args:
+        dataset: Takes a number.
+        options: Its section of ``datasets``.
+        rank: This process.
+        world_size: Number of processes.
+        pin_memory: Copy batches to pinned memory, for a GPU.
+
+    Raises:
+        ValueError: the batches that the workers prepare would not fit into shared memory.
+    """
+    total = len(dataset)  # type: ignore[arg-type]
+    share = range(rank * total // world_size, (rank + 1) * total // world_size)
+    workers = _worker_arguments(
+        dataset, options, workers=min(options.num_worker_per_gpu, len(share)), batch_size=1, prefetch=1
+    )  # one item ahead a worker: a whole clip is large
+    return DataLoader(Subset(dataset, share), batch_size=1, pin_memory=pin_memory, **workers)
+
+
+def check_shared_memory(bytes_per_batch: int, workers: int, prefetch: int, path: str = "/dev/shm") -> None:
+    """Raise ValueError if the batches that the workers prepare cannot fit into shared memory.
+
+    A process that runs out of it is killed by the system (SIGBUS), without a word about the cause.
+
+    Args:
+        bytes_per_batch: Size of a batch.
+        workers: Worker processes.
+        prefetch: Batches that each prepares ahead.
+        path: Where the system keeps shared memory; nothing is checked where it does not exist.
+    """
+    if workers < 1 or not os.path.isdir(path):
+        return
+    state = os.statvfs(path)
+    free, needed = state.f_bavail * state.f_frsize, bytes_per_batch * (workers * prefetch + 1)
+    if needed > free:
+        raise ValueError(
+            f"num_worker_per_gpu: expected room in {path} for the {needed / 1e6:.0f} MB of batches that {workers} "
+            f"workers prepare, but {free / 1e6:.0f} MB are free. Set num_worker_per_gpu: 0, use fewer workers or a "
+            f"lower num_prefetch_queue, or give the container more (docker run --shm-size={needed // 2**30 + 1}g)."
+        )
+
+
+def _worker_arguments(
+    dataset: Dataset[Any], options: DatasetOptions, *, workers: int, batch_size: int, prefetch: int
+) -> dict[str, Any]:
+    """Return the arguments of a DataLoader that concern its worker processes; none without workers."""
+    if workers < 1:
+        return {}
+    check_shared_memory(batch_size * int(getattr(dataset, "sample_bytes", 0)), workers, prefetch)
+    # fork shares the frames that cache_data holds; spawn would send a copy of them to each worker
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    return {
+        "num_workers": workers,
+        "prefetch_factor": prefetch,
+        "timeout": options.timeout,
+        "worker_init_fn": _start_worker,
+        "multiprocessing_context": method,
+    }
+
+
+def _start_worker(worker: int) -> None:
+    """Keep a worker to one core, and let the main process decide what a signal means."""
+    import cv2  # heavy, and only needed where images are read
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    for name in ("SIGINT", "SIGUSR1"):  # Ctrl-C reaches all processes of a terminal; the main one still wants batches
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

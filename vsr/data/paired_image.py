@@ -1,0 +1,187 @@
+"""Pairs of images: super-resolution, deblurring, denoising of single pictures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from vsr.data.augment import draw_flips, draw_region
+from vsr.data.clips import (
+    check_crop,
+    check_roots,
+    check_seed,
+    check_template,
+    first_duplicate,
+    pick,
+    read_image_list,
+    same_names,
+)
+from vsr.data.pairs import Pair, PairReader
+from vsr.data.sample import Sample, naming, stacked
+from vsr.data.storage import existing, open_storage
+from vsr.registry import DATASETS
+
+CHECKED_AT_START = 1000  # images, evenly spaced, whose sizes are compared before the first step
+
+
+@DATASETS.register
+class PairedImageDataset(Dataset[Sample]):
+    """Images in high and low quality, found at any depth below two roots by their names.
+
+    With ``gt_size`` it is a training set of random crops, and an item is ``dataset[index, draw]``:
+    all that is random depends on (seed, draw, index) alone. Without, an item is a whole pair.
+
+    Args:
+        dataroot_gt: Folder of the images in high quality; None (when testing): there are none.
+        dataroot_lq: Folder of those in low quality; None: made from GT by antialiased bicubic
+            reduction, rounded to 8 bits.
+        scale: GT size / LQ size.
+        gt_size: Side of the square crop, GT pixels, a multiple of scale; None: whole images.
+        use_hflip: Flip horizontally at random, when training.
+        use_rot: Flip vertically and exchange the axes at random, when training.
+        gt_downscale: Reduce the GT files by this factor first.
+        filename_tmpl: Name of an LQ image, without suffix, for the name {} of its GT image.
+        meta_info_file: List of the images to use, lines ``name (h,w,c)``.
+        cache_data: Keep the decoded images in memory.
+        io_backend: Where the files are: {type: disk}.
+        seed: Of the run.
+
+    Raises:
+        FileNotFoundError: a root or list is missing.
+        ValueError: an argument or the data is not as described.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str | None = None,
+        dataroot_lq: str | None = None,
+        scale: int,
+        gt_size: int | None = None,
+        use_hflip: bool = True,
+        use_rot: bool = True,
+        gt_downscale: int = 1,
+        filename_tmpl: str = "{}",
+        meta_info_file: str | None = None,
+        cache_data: bool = False,
+        io_backend: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_roots(dataroot_gt, dataroot_lq, scale)
+        self.is_train = gt_size is not None
+        if self.is_train and dataroot_gt is None:
+            raise ValueError("dataroot_gt: expected the folder of the ground truth to train on (gt_size), got none.")
+        self.reader = PairReader(
+            storage=open_storage(io_backend), scale=scale, gt_downscale=gt_downscale, exact=self.is_train
+        )
+        self.scale, self.seed = scale, check_seed(seed)
+        self.crop = check_crop(gt_size, scale) if gt_size is not None else 0  # side in LQ pixels
+        self.use_hflip, self.use_rot = use_hflip, use_rot
+        self.has_gt = dataroot_gt is not None
+        self._folders = [existing(root, "") if root is not None else None for root in (dataroot_gt, dataroot_lq)]
+        self._names = self._find(dataroot_gt, dataroot_lq, check_template(filename_tmpl), meta_info_file)
+        self._pairs: list[Pair] | None = None
+        largest = self._check_sizes()
+        if cache_data:
+            self._pairs = [self._pair(index) for index in range(len(self))]
+            self.reader.preload([(pair, self.has_gt) for pair in self._pairs], where=f"{len(self)} images")
+        area = self.crop**2 if self.is_train else largest
+        self.sample_bytes = 3 * area * (1 + self.has_gt * scale**2)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of every item: the image's path below its root, without suffix."""
+        return [_key(gt or lq) for gt, lq in self._names]
+
+    @property
+    def gt_files(self) -> list[str]:
+        """The file of every item: GT's, or LQ's where there is no GT."""
+        folder = self._folders[0] or self._folders[1]
+        return [str(folder / (gt or lq)) for gt, lq in self._names] if folder else []
+
+    def __getitem__(self, item: tuple[int, int] | int) -> Sample:
+        index, draw = item if isinstance(item, tuple) else (item, 0)
+        if self.is_train != isinstance(item, tuple):
+            raise TypeError(f"item: expected {'(index, draw)' if self.is_train else 'a number'}, got {item!r}")
+        key = _key(self._names[index][0] or self._names[index][1])
+        with naming(key):
+            pair, region, flips = self._pair(index), None, None
+            if self.is_train:
+                self._check_crop(pair)
+                rng = np.random.default_rng((self.seed, draw, index))
+                region = draw_region(rng, pair.size, self.crop)
+                flips = draw_flips(rng, use_hflip=self.use_hflip, use_rot=self.use_rot)
+            lq = self.reader.lq(pair, region)
+            sample = Sample(lq=stacked([flips.apply(lq) if flips else lq])[0], key=key)
+            if self.has_gt:
+                gt = self.reader.gt(pair, region)
+                sample["gt"] = stacked([flips.apply(gt) if flips else gt])[0]
+        return sample
+
+    def _pair(self, index: int) -> Pair:
+        if self._pairs is not None:
+            return self._pairs[index]
+        gt, lq = (
+            folder / name if folder is not None and name else None
+            for folder, name in zip(self._folders, self._names[index], strict=True)
+        )
+        return self.reader.pair(gt, lq)
+
+    def _find(
+        self, dataroot_gt: str | None, dataroot_lq: str | None, tmpl: str, meta_info_file: str | None
+    ) -> list[tuple[str, str]]:
+        """Return for each item the names of its GT and LQ file below the roots, '' where there is none."""
+        storage = self.reader.storage
+        gt = storage.images(dataroot_gt, "dataroot_gt") if dataroot_gt is not None else []
+        lq = storage.images(dataroot_lq, "dataroot_lq") if dataroot_lq is not None else []
+        for names, root in ((gt, dataroot_gt), (lq, dataroot_lq)):
+            if twice := first_duplicate(names):
+                raise ValueError(f"{root}: expected one image for each name, got {twice}. Remove the one or the other.")
+        chosen = gt or lq
+        if meta_info_file is not None:
+            chosen = pick(read_image_list(meta_info_file), set(chosen), f"meta_info_file {meta_info_file}")
+        if not gt:
+            return [("", name) for name in chosen]
+        if not lq:
+            return [(name, "") for name in chosen]
+        by_key = {_key(name): name for name in lq}
+        wanted = [str(PurePosixPath(name).with_name(tmpl.format(PurePosixPath(name).stem))) for name in chosen]
+        found = [key for key in by_key if meta_info_file is None or key in set(wanted)]
+        same_names(wanted, found, "images", _template_hint(wanted, list(by_key)))
+        return [(name, by_key[key]) for name, key in zip(chosen, wanted, strict=True)]
+
+    def _check_sizes(self) -> int:
+        """Compare the sizes of up to CHECKED_AT_START pairs; return the largest LQ area in pixels."""
+        step = -(-len(self) // CHECKED_AT_START)
+        largest = 0
+        for index in range(0, len(self), step):
+            pair = self._pair(index)
+            if self.is_train:
+                self._check_crop(pair)
+            largest = max(largest, pair.size[0] * pair.size[1])
+        return largest
+
+    def _check_crop(self, pair: Pair) -> None:
+        if min(pair.size) < self.crop:
+            height, width = (self.scale * side for side in pair.size)
+            raise ValueError(
+                f"{pair.name}: expected an image of gt_size {self.scale * self.crop} or more, got {height}x{width}. "
+                "Leave it out (meta_info_file), or lower gt_size."
+            )
+
+
+def _key(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _template_hint(wanted: Sequence[str], found: Sequence[str]) -> str:
+    """Say which filename_tmpl would fit if the LQ names are the GT names with something appended."""
+    first, other = Path(wanted[0]).name, Path(found[0]).name
+    if other != first and other.startswith(first):
+        return f"If '{other}' belongs to '{first}', set filename_tmpl: '{{}}{other[len(first) :]}'."
+    return ""

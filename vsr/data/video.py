@@ -1,0 +1,313 @@
+"""Data sets of clips: folders of frames or video files, any number, any length, any names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from vsr.data.augment import Planes, draw_flips, draw_region
+from vsr.data.clips import ClipPair, ClipSet, check_crop, check_seed
+from vsr.data.sample import Sample, naming, stacked
+from vsr.registry import DATASETS
+from vsr.utils.windows import generate_frame_indices, shortest_clip
+
+
+class _TrainClips(Dataset[Sample]):
+    """Sequences of frames at random positions, intervals, crops and flips.
+
+    An item is ``dataset[index, draw]``: index is the number of a frame within the set, the centre or
+    the first one of the sequence, and all that is random depends on (seed, draw, index) alone.
+
+    Args:
+        dataroot_gt: Root of the clips in high quality: a folder of clip folders, of video files, of
+            frames (one clip), or a video file.
+        dataroot_lq: Root of the same clips in low quality; None: made from GT by antialiased
+            bicubic reduction, rounded to 8 bits.
+        scale: GT size / LQ size.
+        num_frame: Length of a sequence; of a window odd.
+        gt_size: Side of the square crop, GT pixels; a multiple of scale.
+        interval_list: Distances between the frames of a sequence; one is drawn for each sample.
+        random_reverse: Reverse the order of the frames of every second sequence.
+        use_hflip: Flip horizontally at random.
+        use_rot: Flip vertically and exchange the axes at random.
+        gt_downscale: Reduce the GT files by this factor first, to be rid of compression artefacts.
+        filename_tmpl: Name of an LQ frame, without suffix, for the name {} of its GT frame.
+        meta_info_file: List of the clips to use, lines ``folder n (h,w,c)``; of each the first n frames.
+        clips: Names of the clips to use; None: all.
+        exclude_clips: Names of clips to leave out.
+        frames: [first, last] of the frames to use of each clip, counted from 0, last included;
+            -1 is a clip's last.
+        cache_data: Keep the decoded frames in memory.
+        io_backend: Where the files are: {type: disk}.
+        seed: Of the run.
+
+    Raises:
+        FileNotFoundError: a root or list is missing.
+        ValueError: an argument or the data is not as described.
+    """
+
+    is_train = True
+    window: bool  # the frame of the index is the centre, and alone has GT; else it is the first, and all have GT
+
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str,
+        dataroot_lq: str | None = None,
+        scale: int,
+        num_frame: int,
+        gt_size: int,
+        interval_list: list[int] = [1],  # noqa: B006 (never changed)
+        random_reverse: bool = False,
+        use_hflip: bool = True,
+        use_rot: bool = True,
+        gt_downscale: int = 1,
+        filename_tmpl: str = "{}",
+        meta_info_file: str | None = None,
+        clips: list[str] | None = None,
+        exclude_clips: list[str] | None = None,
+        frames: list[int] | None = None,
+        cache_data: bool = False,
+        io_backend: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if self.window:
+            _check_window(num_frame)
+        if num_frame < 1:
+            raise ValueError(f"num_frame: expected 1 or more, got {num_frame}.")
+        if not interval_list or min(interval_list) < 1:
+            raise ValueError(f"interval_list: expected numbers of 1 or more, got {interval_list}.")
+        if dataroot_gt is None:
+            raise ValueError("dataroot_gt: expected the folder of the ground truth to train on, got none.")
+        self.scale, self.num_frame, self.seed = scale, num_frame, check_seed(seed)
+        self.crop = check_crop(gt_size, scale)  # side in LQ pixels
+        self.interval_list, self.random_reverse = list(interval_list), random_reverse
+        self.use_hflip, self.use_rot = use_hflip, use_rot
+        self.sample_bytes = 3 * num_frame * (self.crop**2 + gt_size**2)  # at most
+        self.clips = ClipSet(
+            dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
+            filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
+            frames=frames, io_backend=io_backend, exact=True,
+        )  # fmt: skip
+        longest = (num_frame - 1) * max(interval_list) + 1
+        self.clips.require(longest, f"num_frame {num_frame} with interval_list {interval_list}")
+        self.clips.require_size(self.crop, gt_size)
+        if cache_data:
+            self.clips.preload(with_gt=True)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def clip_names(self) -> list[str]:
+        return [clip.name for clip in self.clips.clips]
+
+    @property
+    def gt_files(self) -> list[str]:
+        """The file of every frame: GT's."""
+        return self.clips.files()
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        index, draw = item
+        clip, position = self.clips.locate(index)
+        rng = np.random.default_rng((self.seed, draw, index))
+        interval = self.interval_list[int(rng.integers(len(self.interval_list)))]
+        positions, position = self._positions(rng, len(clip), position, interval)
+        if self.random_reverse and rng.random() < 0.5:
+            positions.reverse()
+        region = draw_region(rng, clip.size, self.crop)
+        flips = draw_flips(rng, use_hflip=self.use_hflip, use_rot=self.use_rot)
+        key, reader = f"{clip.name}/{clip.frames[position]}", self.clips.reader
+        lq: list[Planes] = []
+        gt: list[Planes] = []
+        with naming(key):
+            for frame in positions:
+                pair = clip.pair(frame)
+                lq.append(flips.apply(reader.lq(pair, region)))
+                if frame == position or not self.window:
+                    gt.append(flips.apply(reader.gt(pair, region)))
+        target = stacked(gt)
+        return Sample(lq=stacked(lq), gt=target[0] if self.window else target, key=key)
+
+    def _positions(self, rng: np.random.Generator, total: int, position: int, interval: int) -> tuple[list[int], int]:
+        """Return the frames of a sequence, and the position of its centre or first frame.
+
+        A sequence that would leave the clip is moved to a place where it fits, all being equally
+        likely. Source: BasicSR's REDSDataset.
+        """
+        span = (self.num_frame - 1) * interval
+        before = span // 2 if self.window else 0
+        lowest, highest = before, total - 1 - (span - before)
+        if not lowest <= position <= highest:
+            position = int(rng.integers(lowest, highest + 1))
+        first = position - before
+        return list(range(first, first + span + 1, interval)), position
+
+
+@DATASETS.register
+class VideoTrainDataset(_TrainClips):
+    """Windows of an odd number of frames with the GT of the centre frame, for EDVR and its kind."""
+
+    window = True
+
+
+@DATASETS.register
+class VideoRecurrentTrainDataset(_TrainClips):
+    """Sequences of any number of frames, each with its GT, for recurrent networks."""
+
+    window = False
+
+
+class _TestClips(Dataset[Sample]):
+    """What testing on windows and on clips have in common."""
+
+    is_train = False
+
+    def __init__(self, clips: ClipSet, *, cache_data: bool) -> None:
+        self.clips = clips
+        self.has_gt = bool(clips.clips[0].gt)
+        self._frame_bytes = max(3 * clip.size[0] * clip.size[1] for clip in clips.clips)  # of LQ
+        if cache_data:
+            clips.preload(with_gt=self.has_gt)
+
+    @property
+    def clip_names(self) -> list[str]:
+        return [clip.name for clip in self.clips.clips]
+
+    @property
+    def gt_files(self) -> list[str]:
+        """The file of every frame: GT's, or LQ's where there is no GT."""
+        return self.clips.files()
+
+
+@DATASETS.register
+class VideoTestDataset(_TestClips):
+    """A window around every frame of every clip, with the GT of that frame.
+
+    Args:
+        dataroot_gt: As in the training sets; None: there is no ground truth.
+        dataroot_lq: As there. At least one of the two roots is needed.
+        num_frame: Window length, odd.
+        padding: What stands for frames beyond the ends of a clip: replicate, reflection,
+            reflection_circle or circle; see ``vsr.utils.windows``.
+
+    The other arguments are those of the training sets. GT that is larger than scale x LQ by
+    less than one LQ pixel is cropped at its bottom and right.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str | None = None,
+        dataroot_lq: str | None = None,
+        scale: int,
+        num_frame: int,
+        padding: str = "reflection_circle",
+        gt_downscale: int = 1,
+        filename_tmpl: str = "{}",
+        meta_info_file: str | None = None,
+        clips: list[str] | None = None,
+        exclude_clips: list[str] | None = None,
+        frames: list[int] | None = None,
+        cache_data: bool = False,
+        io_backend: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check_window(num_frame)
+        needed = shortest_clip(num_frame, padding)
+        found = ClipSet(
+            dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
+            filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
+            frames=frames, io_backend=io_backend, exact=False, keep=num_frame + 1,
+        )  # fmt: skip
+        found.require(needed, f"num_frame {num_frame} with padding {padding}")
+        super().__init__(found, cache_data=cache_data)
+        self.num_frame, self.padding = num_frame, padding
+        self.sample_bytes = self._frame_bytes * (num_frame + self.has_gt * scale**2)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of every item."""
+        return [f"{clip.name}/{frame}" for clip in self.clips.clips for frame in clip.frames]
+
+    def __getitem__(self, index: int) -> Sample:
+        clip, position = self.clips.locate(index)
+        window = generate_frame_indices(position, len(clip), self.num_frame, self.padding)
+        key, reader = f"{clip.name}/{clip.frames[position]}", self.clips.reader
+        with naming(key):
+            sample = Sample(lq=stacked([reader.lq(clip.pair(i)) for i in window]), key=key)
+            if self.has_gt:
+                sample["gt"] = stacked([reader.gt(clip.pair(position))])[0]
+        return sample
+
+
+@DATASETS.register
+class VideoRecurrentTestDataset(_TestClips):
+    """Whole clips with the GT of every frame. A clip is held in memory as a whole.
+
+    Args:
+        num_frame: Frames of each clip, from its first; -1: all.
+
+    The other arguments are those of ``VideoTestDataset``.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str | None = None,
+        dataroot_lq: str | None = None,
+        scale: int,
+        num_frame: int = -1,
+        gt_downscale: int = 1,
+        filename_tmpl: str = "{}",
+        meta_info_file: str | None = None,
+        clips: list[str] | None = None,
+        exclude_clips: list[str] | None = None,
+        frames: list[int] | None = None,
+        cache_data: bool = False,
+        io_backend: Mapping[str, Any] | None = None,
+    ) -> None:
+        if num_frame != -1 and num_frame < 1:
+            raise ValueError(f"num_frame: expected 1 or more, or -1 for all, got {num_frame}.")
+        found = ClipSet(
+            dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
+            filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
+            frames=frames, io_backend=io_backend, exact=False,
+        )  # fmt: skip
+        found.require(num_frame, f"num_frame {num_frame}")
+        if num_frame > 0:
+            found.shorten(num_frame)
+        super().__init__(found, cache_data=cache_data)
+        longest = max(found.lengths)
+        self.sample_bytes = self._frame_bytes * longest * (1 + self.has_gt * scale**2)
+
+    def __len__(self) -> int:
+        return len(self.clips.clips)
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of every item: the clip's name."""
+        return self.clip_names
+
+    def __getitem__(self, index: int) -> Sample:
+        clip: ClipPair = self.clips.clips[index]
+        reader, pairs = self.clips.reader, [clip.pair(i) for i in range(len(clip))]
+        with naming(clip.name):
+            lq: list[Planes] = []
+            gt: list[Planes] = []
+            for pair in pairs:  # frame by frame: LQ may be made from the GT frame just read
+                lq.append(reader.lq(pair))
+                if self.has_gt:
+                    gt.append(reader.gt(pair))
+            sample = Sample(lq=stacked(lq), key=clip.name, frames=list(clip.frames))
+            if gt:
+                sample["gt"] = stacked(gt)
+        return sample
+
+
+def _check_window(num_frame: int) -> None:
+    if num_frame < 1 or num_frame % 2 == 0:
+        raise ValueError(f"num_frame: expected an odd number, got {num_frame}. A window has a centre frame.")
