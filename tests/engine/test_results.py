@@ -1,0 +1,149 @@
+import csv
+import math
+
+import pytest
+
+from vsr.engine.results import Record, decimals_of, format_table, how, rows, totals, write_csv
+
+CLIPS = [
+    Record("a/0", {"psnr": 30.0, "ssim": 0.9}),
+    Record("a/1", {"psnr": 32.0, "ssim": 0.8}),
+    Record("b/0", {"psnr": 20.0, "ssim": 0.5}),
+]
+BICUBIC = [
+    Record("a/0", {"psnr": 29.0, "ssim": 0.85}),
+    Record("a/1", {"psnr": 29.0, "ssim": 0.85}),
+    Record("b/0", {"psnr": 20.5, "ssim": 0.5}),
+]
+DEFINITIONS = {"psnr": "PSNR, RGB, crop 0", "ssim": "SSIM, Y, 2-D window, crop 0"}
+
+
+def test_the_total_of_clips_is_the_mean_of_their_means() -> None:
+    """By hand: a has (30 + 32) / 2 = 31, b has 20, so 25.5; the mean over the three frames would be 27.33."""
+    assert totals(CLIPS, ["psnr", "ssim"]) == {"psnr": 25.5, "ssim": pytest.approx(0.675)}
+    assert how(CLIPS, ["psnr"]) == "3 frames of 2 clips; totals are means over each clip's frames, then over clips"
+
+
+def test_the_total_of_images_is_the_mean_over_images() -> None:
+    images = [Record("baby", {"psnr": 30.0}), Record("bird", {"psnr": 33.0}), Record("head", {"psnr": 36.0})]
+    assert totals(images, ["psnr"]) == {"psnr": 33.0}
+    assert how(images, ["psnr"]) == "3 images; totals are means over images"
+
+
+def test_the_order_of_clips_does_not_matter_but_is_kept() -> None:
+    mixed = [CLIPS[2], CLIPS[0], CLIPS[1]]
+    assert totals(mixed, ["psnr"]) == totals(CLIPS, ["psnr"])
+    assert [row.label for row in rows(mixed, ["psnr"])] == ["b", "a", "total"]
+
+
+def test_an_identical_frame_makes_the_total_infinite_and_is_counted() -> None:
+    records = [*CLIPS, Record("b/1", {"psnr": math.inf, "ssim": 1.0})]
+    assert totals(records, ["psnr", "ssim"]) == {"psnr": math.inf, "ssim": pytest.approx((0.85 + 0.75) / 2)}
+    assert how(records, ["psnr", "ssim"]).endswith("; psnr is infinite in 1 of 4")
+    assert "inf" in format_table("val", records, DEFINITIONS)
+
+
+def test_a_value_that_is_not_a_number_shows() -> None:
+    records = [*CLIPS, Record("b/1", {"psnr": math.nan})]
+    assert math.isnan(totals(records, ["psnr"])["psnr"])
+    assert how(records, ["psnr"]).endswith("; psnr is not a number in 1 of 4")
+    assert "nan" in format_table("val", records, DEFINITIONS)
+
+
+def test_what_has_no_ground_truth_is_said_and_enters_no_mean() -> None:
+    records = [*CLIPS, Record("b/1"), Record("c/0")]
+    assert totals(records, ["psnr", "lpips"]) == {"psnr": 25.5}
+    assert "2 without ground truth, not measured" in how(records, ["psnr"])
+    assert totals([Record("c/0")], ["psnr"]) == {}
+    table = format_table("mine", [Record("c/0"), Record("c/1")], DEFINITIONS, [])
+    assert table == (
+        "mine: 2 frames of 1 clip; totals are means over each clip's frames, then over clips; "
+        "2 without ground truth, not measured"
+    )
+
+
+def test_nothing_measured_is_no_error() -> None:
+    assert totals([], ["psnr"]) == {}
+    assert format_table("val", [], DEFINITIONS) == "val: nothing was measured"
+
+
+def test_the_table_shows_clips_total_baseline_gain_and_definitions() -> None:
+    assert format_table("REDS4", CLIPS, DEFINITIONS, BICUBIC).splitlines() == [
+        "REDS4: 3 frames of 2 clips; totals are means over each clip's frames, then over clips",
+        "         psnr  bicubic    gain    ssim  bicubic     gain",
+        "a      31.000   29.000  +2.000  0.8500   0.8500  +0.0000",
+        "b      20.000   20.500  -0.500  0.5000   0.5000  +0.0000",
+        "total  25.500   24.750  +0.750  0.6750   0.6750  +0.0000",
+        "psnr: PSNR, RGB, crop 0",
+        "ssim: SSIM, Y, 2-D window, crop 0",
+        "bicubic: the input enlarged by antialiased bicubic interpolation; gain: restored minus bicubic",
+    ]
+
+
+def test_the_table_without_a_baseline_has_one_column_a_metric() -> None:
+    assert format_table("val", CLIPS, {"psnr": "PSNR, RGB"}).splitlines()[1:] == [
+        "         psnr    ssim",
+        "a      31.000  0.8500",
+        "b      20.000  0.5000",
+        "total  25.500  0.6750",
+        "psnr: PSNR, RGB",
+    ]
+
+
+def test_a_baseline_that_lacks_frames_is_compared_where_it_has_them() -> None:
+    lines = format_table("val", CLIPS, {}, BICUBIC[:2]).splitlines()
+    assert lines[3].split() == ["b", "20.000", "-", "-", "0.5000", "-", "-"]
+
+
+def test_two_infinite_values_have_no_gain() -> None:
+    same = [Record("a/0", {"psnr": math.inf})]
+    assert rows(same, ["psnr"], same)[0].gain("psnr") is None
+    assert rows(same, ["psnr"], [Record("a/0", {"psnr": 30.0})])[0].gain("psnr") == math.inf
+
+
+def test_the_table_stays_within_100_columns_whatever_the_names_and_metrics() -> None:
+    metrics = {f"metric_{i}": 0.1 * i for i in range(9)}
+    records = [Record(f"{'very_long_clip_name_' * 5}{i}/0", metrics) for i in range(3)]
+    lines = format_table("val", records, {}, records).splitlines()[1:-1]
+    assert max(map(len, lines)) <= 100
+    assert all(any(name in line for line in lines) for name in metrics)
+    labels = {line.split()[0] for line in lines if line.startswith("very")}
+    assert len(labels) == 3  # shortened in the middle, their ends still tell them apart
+    assert sum(line.startswith("total") for line in lines) == 5  # 31 columns of names and 28 a metric: 2 fit
+
+
+def test_a_long_list_shows_the_total_and_the_number_only() -> None:
+    images = [Record(f"{i:04d}", {"psnr": 30.0}) for i in range(1000)]
+    assert format_table("DIV2K", images, DEFINITIONS).splitlines() == [
+        "DIV2K: 1000 images; totals are means over images",
+        "         psnr",
+        "total  30.000",
+        "psnr: PSNR, RGB, crop 0",
+    ]
+    assert len(format_table("Set5", images[:5], DEFINITIONS).splitlines()) == 1 + 1 + 5 + 1 + 1
+
+
+def test_small_metrics_have_four_decimals_and_large_ones_three() -> None:
+    assert decimals_of([0.9, 1.0, -0.2]) == 4
+    assert decimals_of([0.9, 31.0]) == 3
+    assert decimals_of([math.inf]) == 4
+
+
+def test_the_csv_holds_every_frame_with_all_digits(tmp_path) -> None:
+    records = [
+        Record('odd "clip", one/0', {"psnr": 1 / 3, "ssim": math.inf}),
+        Record("odd/deep/1", {"psnr": 2.0}),
+        Record("image"),
+    ]
+    write_csv(tmp_path / "val.csv", records, [Record("odd/deep/1", {"psnr": 0.1})])
+    with (tmp_path / "val.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    assert lines == [
+        ["key", "clip", "frame", "psnr", "ssim", "bicubic psnr", "bicubic ssim"],
+        ['odd "clip", one/0', 'odd "clip", one', "0", "0.3333333333333333", "inf", "", ""],
+        ["odd/deep/1", "odd/deep", "1", "2.0", "", "0.1", ""],
+        ["image", "", "image", "", "", "", ""],
+    ]
+    write_csv(tmp_path / "val.csv", records)  # replaces it
+    assert (tmp_path / "val.csv").read_text().startswith("key,clip,frame,psnr,ssim\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["val.csv"]

@@ -1,0 +1,197 @@
+"""What was measured: totals, a table for the screen, CSV."""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vsr.utils.files import atomic_write
+from vsr.utils.records import Record as Record
+
+WIDTH = 100  # columns of the screen
+MOST_ROWS = 40  # clips or images that the screen lists; of more it shows the total alone
+LONGEST_LABEL = 32  # characters of a clip's name on the screen
+
+
+@dataclass(frozen=True)
+class Row:
+    """The means of one clip, one image or the whole set, by metric; a metric that was not measured is absent."""
+
+    label: str
+    restored: Mapping[str, float]
+    baseline: Mapping[str, float]
+
+    def gain(self, name: str) -> float | None:
+        """Return the restored mean minus the baseline's; None if one is missing, or both are infinite."""
+        if name not in self.restored or name not in self.baseline:
+            return None
+        gain = self.restored[name] - self.baseline[name]
+        return None if math.isnan(gain) else gain
+
+
+def is_video(records: Iterable[Record]) -> bool:
+    """Whether the keys name clips: ``clip/frame``."""
+    return any("/" in record.key for record in records)
+
+
+def by_clip(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Group records by clip, in the order in which the clips come; images are one group ''."""
+    clips: dict[str, list[Record]] = {}
+    for record in records:
+        clips.setdefault(record.key.rpartition("/")[0], []).append(record)
+    return clips
+
+
+def metric_names(records: Iterable[Record], first: Iterable[str] = ()) -> list[str]:
+    """Return the names of the metrics that some record has: in the order of ``first``, then of appearance."""
+    present = dict.fromkeys(name for record in records for name in record.metrics)
+    return [*(name for name in first if name in present), *(name for name in present if name not in set(first))]
+
+
+def totals(records: Sequence[Record], names: Iterable[str]) -> dict[str, float]:
+    """Return each metric's total: the mean over the frames of each clip, then over the clips.
+
+    Images are one group: their total is the mean over images. ``how`` puts this into words. A metric
+    that no record has is left out. Frames identical to their ground truth have an infinite PSNR, and
+    so has then the total; ``how`` counts them.
+    """
+    result = {}
+    for name in names:
+        clips = [[r.metrics[name] for r in clip if name in r.metrics] for clip in by_clip(records).values()]
+        means = [_mean(values) for values in clips if values]
+        if means:
+            result[name] = _mean(means)
+    return result
+
+
+def how(records: Sequence[Record], names: Iterable[str]) -> str:
+    """Say what the totals of these records are means of, and what is unusual in them."""
+    if not records:
+        return "nothing was measured"
+    if is_video(records):
+        clips = _count(len(by_clip(records)), "clip")
+        text = f"{_count(len(records), 'frame')} of {clips}; totals are means over each clip's frames, then over clips"
+    else:
+        text = f"{_count(len(records), 'image')}; totals are means over images"
+    unmeasured = sum(not record.metrics for record in records)
+    if unmeasured:
+        text += f"; {unmeasured} without ground truth, not measured"
+    for name in names:
+        values = [record.metrics[name] for record in records if name in record.metrics]
+        infinite, undefined = sum(map(math.isinf, values)), sum(map(math.isnan, values))
+        text += f"; {name} is infinite in {infinite} of {len(values)}" if infinite else ""
+        text += f"; {name} is not a number in {undefined} of {len(values)}" if undefined else ""
+    return text
+
+
+def rows(records: Sequence[Record], names: Sequence[str], baseline: Sequence[Record] | None = None) -> list[Row]:
+    """Return the means of each clip, or the values of each image, and last those of the total."""
+    beside = {record.key: record for record in baseline or ()}
+
+    def row(label: str, part: Sequence[Record]) -> Row:
+        others = [beside[record.key] for record in part if record.key in beside]
+        return Row(label, totals(part, names), totals(others, names))
+
+    groups = by_clip(records) if is_video(records) else {record.key: [record] for record in records}
+    return [*(row(label or "(no clip)", part) for label, part in groups.items()), row("total", records)]
+
+
+def decimals_of(values: Iterable[float]) -> int:
+    """Return how many decimals a metric's values deserve: 4 up to about 1, as SSIM has; above, as PSNR in dB, 3."""
+    return 4 if all(abs(v) <= 1.5 for v in values if math.isfinite(v)) else 3
+
+
+def format_table(
+    name: str,
+    records: Sequence[Record],
+    definitions: Mapping[str, str],
+    baseline: Sequence[Record] | None = None,
+) -> str:
+    """Return a table of the means of each clip and of the total, with each metric's definition.
+
+    Args:
+        name: Of the set.
+        records: What was measured.
+        definitions: Each metric's exact definition, by its name, in the order of the columns.
+        baseline: The same frames enlarged bicubically; adds their means, and the gain: restored minus bicubic.
+
+    Returns:
+        Lines of at most 100 columns, but for the heading and the definitions. Metrics that do not fit
+        beside the others follow below them.
+    """
+    names = metric_names(records, definitions)
+    lines = [f"{name}: {how(records, names)}"]
+    shown = rows(records, names, baseline)
+    if len(shown) - 1 > MOST_ROWS:
+        shown = shown[-1:]
+    labels = ["", *(_shorten(row.label) for row in shown)]
+    table: list[list[str]] = []
+    for metric in names:
+        columns = _columns(metric, shown, baseline is not None)
+        if table and _width([*table, *columns]) > WIDTH:
+            lines += [*_lines(table), ""]
+            table = []
+        table = [*(table or [labels]), *columns]
+    lines += _lines(table)
+    lines += [f"{metric}: {definitions[metric]}" for metric in names if metric in definitions]
+    if names and baseline is not None:
+        lines.append("bicubic: the input enlarged by antialiased bicubic interpolation; gain: restored minus bicubic")
+    return "\n".join(lines)
+
+
+def write_csv(path: str | Path, records: Sequence[Record], baseline: Sequence[Record] | None = None) -> None:
+    """Write one line a frame: key, clip, frame, each metric, each metric of the bicubic baseline.
+
+    Numbers have all their digits; what was not measured is empty. The file is whole or absent.
+    """
+    names = metric_names(records)
+    beside = {record.key: record.metrics for record in baseline or ()}
+    with atomic_write(Path(path), "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        others = [f"bicubic {name}" for name in names] if baseline is not None else []
+        writer.writerow(["key", "clip", "frame", *names, *others])
+        for record in records:
+            clip, _, frame = record.key.rpartition("/")
+            values = [record.metrics.get(name, "") for name in names]
+            values += [beside.get(record.key, {}).get(name, "") for name in names] if others else []
+            writer.writerow([record.key, clip, frame, *values])
+
+
+def _mean(values: Sequence[float]) -> float:
+    # fsum is exact, so the mean of equal values is that value; it refuses infinities of both signs
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _shorten(label: str) -> str:
+    half = LONGEST_LABEL // 2
+    return label if len(label) <= LONGEST_LABEL else f"{label[: half - 1]}...{label[-(half - 2) :]}"
+
+
+def _columns(metric: str, shown: Sequence[Row], compared: bool) -> list[list[str]]:
+    """Return the columns of one metric, headings included: its values and, compared, the bicubic ones and the gain."""
+    restored, baseline = [r.restored.get(metric) for r in shown], [r.baseline.get(metric) for r in shown]
+    places = decimals_of(v for v in [*restored, *baseline] if v is not None)
+    columns = [[_shorten(metric), *("-" if v is None else f"{v:.{places}f}" for v in restored)]]
+    if compared:
+        gains = [row.gain(metric) for row in shown]
+        columns.append(["bicubic", *("-" if v is None else f"{v:.{places}f}" for v in baseline)])
+        columns.append(["gain", *("-" if v is None else f"{v:+.{places}f}" for v in gains)])
+    return columns
+
+
+def _width(table: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) for column in table) + 2 * (len(table) - 1)
+
+
+def _lines(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lay columns out side by side: the first flush left, the numbers flush right."""
+    widths = [max(map(len, column)) for column in table]
+    return [
+        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip()
+        for cells in zip(*table, strict=True)
+    ]
