@@ -49,3 +49,11 @@ class _Dumper(yaml.SafeDumper):
         """Lists of scalars stand on one line, as in [0.9, 0.99]."""
         flat = not any(isinstance(entry, dict | list) for entry in sequence)
         return super().represent_sequence(tag, sequence, flow_style=flat)
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Text with a 'next line' (U+0085) is escaped: PyYAML would fold it like a line feed, and lose it."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\x85" in text else None)
+
+
+_Dumper.add_representer(str, _text)

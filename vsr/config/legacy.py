@@ -12,7 +12,7 @@ from vsr.config.reader import Mark, Node, show
 
 log = logging.getLogger(__name__)
 
-_MODEL_TYPES = {
+MODEL_TYPES = {
     "SRModel": "ImageModel",
     "ImageRestorationModel": "ImageModel",
     "EDVRModel": "VideoModel",
@@ -53,9 +53,9 @@ def translate(root: Node, problems: list[str]) -> None:
 
 def _rename_model(root: Node) -> None:
     name = root.get("model_type")
-    if isinstance(name, str) and name in _MODEL_TYPES:
-        log.info("%s: %s is vsr's %s", root.where("model_type"), name, _MODEL_TYPES[name])
-        root["model_type"] = _MODEL_TYPES[name]
+    if isinstance(name, str) and name in MODEL_TYPES:
+        log.info("%s: %s is vsr's %s", root.where("model_type"), name, MODEL_TYPES[name])
+        root["model_type"] = MODEL_TYPES[name]
 
 
 def _drop_ignored(root: Node) -> None:

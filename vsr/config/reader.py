@@ -163,7 +163,7 @@ def parse(text: str, source: str, at: Mark | None = None) -> Any:
         raise OptionError([_invalid(source, spot.line + 1 if spot and not at else 0, problem)]) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        problem = f"the character {error.character!r} is not allowed"
+        problem = f"the character U+{ord(text[error.position]):04X} is not allowed"
         raise OptionError([_invalid(source, 0 if at else line, problem)]) from error
     if root is None:
         return None
@@ -211,7 +211,7 @@ def resolvers(base: type[Any] = object) -> dict[Any, Any]:
 class _Composer(
     yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser, yaml.composer.Composer, yaml.resolver.BaseResolver
 ):
-    """Text to YAML nodes; nothing is constructed. The depth is bounded before Python's stack is."""
+    """Text to YAML nodes; nothing is constructed. Depth and number are bounded, as Python's stack and time are."""
 
     yaml_implicit_resolvers = resolvers()
 
@@ -221,14 +221,14 @@ class _Composer(
         yaml.parser.Parser.__init__(self)
         yaml.composer.Composer.__init__(self)
         yaml.resolver.BaseResolver.__init__(self)
-        self.depth = 0
+        self.depth = self.count = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(
-                problem=f"more than {MAX_DEPTH} levels", problem_mark=self.peek_event().start_mark
-            )
+        self.count += 1
+        if self.depth > MAX_DEPTH or self.count > MAX_NODES:
+            problem = f"more than {MAX_DEPTH} levels" if self.depth > MAX_DEPTH else f"more than {MAX_NODES} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node

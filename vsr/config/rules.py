@@ -8,8 +8,9 @@ from typing import Any
 
 import vsr.registry
 from vsr.config.check import INVALID, Checker
+from vsr.config.legacy import MODEL_TYPES
 from vsr.config.reader import Mark, Node, show
-from vsr.config.schema import Component, DatasetOptions, Options
+from vsr.config.schema import Component, Options
 from vsr.registry import suggest
 
 MAX_NAME = 200  # bytes: file systems take 255, and the run folder's name grows when it is archived
@@ -31,7 +32,6 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "val.tile_overlap": (0, None),
     "logger.print_freq": (1, None),
     "logger.save_checkpoint_freq": (1, None),
-    "logger.image_freq": (1, None),
     "logger.keep_last": (2, None),
 }
 _ABOVE_ZERO = ("datasets.*.timeout", "dist.timeout")
@@ -44,40 +44,35 @@ class _Facts:
     def __init__(self, options: Options, root: Node) -> None:
         self.options, self.root = options, root
 
-    def get(self, path: str) -> Any:
+    def get(self, *path: str) -> Any:
         """The value at ``path``; None if it is absent or invalid."""
         value: Any = self.options
-        for key in path.split("."):
+        for key in path:
             value = _entries(value).get(key)
         return None if value is INVALID else value
 
-    def where(self, path: str) -> Mark:
+    def where(self, *path: str) -> Mark:
         """The mark of ``path``, or of the nearest thing around it that the file has."""
         node, mark = self.root, self.root.mark
-        for key in path.split("."):
+        for key in path:
             mark = node.where(key)
             if not isinstance(node.get(key), Node):
                 break
             node = node[key]
         return mark
 
-    def given(self, path: str) -> bool:
-        """Whether the file says it, rather than a default."""
-        *parents, key = path.split(".")
+    def by_default(self, *path: str) -> str:
+        """The words ' by default' if the file does not say what stands at ``path``."""
         node: Any = self.root
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, Node) else None
-        return isinstance(node, Node) and key in node
+        for key in path:
+            node = node.get(key, INVALID) if isinstance(node, Node) else INVALID
+        return " by default" if node is INVALID else ""
 
-    def matching(self, pattern: str) -> list[str]:
+    def matching(self, pattern: str) -> list[tuple[str, ...]]:
         """The paths that a pattern with '*' stands for."""
-        paths = [""]
+        paths: list[tuple[str, ...]] = [()]
         for part in pattern.split("."):
-            paths = [
-                f"{path}.{key}".lstrip(".")
-                for path in paths
-                for key in (_entries(self.get(path) if path else self.options) if part == "*" else [part])
-            ]
+            paths = [(*path, key) for path in paths for key in (_entries(self.get(*path)) if part == "*" else [part])]
         return paths
 
 
@@ -104,40 +99,35 @@ def check_rules(options: Options, root: Node, checker: Checker) -> None:
 def _numbers(facts: _Facts, checker: Checker) -> None:
     for pattern, (least, most) in _BOUNDS.items():
         for path in facts.matching(pattern):
-            value = facts.get(path)
+            value = facts.get(*path)
             if value is None:
                 continue
             if least is not None and value < least:
-                checker.add(facts.where(path), f"expected {least} or more, got {show(value)}. Raise it.")
+                checker.add(facts.where(*path), f"expected {least} or more, got {show(value)}. Raise it.")
             elif most is not None and value > most:
-                checker.add(facts.where(path), f"expected {most} or less, got {show(value)}. Lower it.")
+                checker.add(facts.where(*path), f"expected {most} or less, got {show(value)}. Lower it.")
     for pattern in _ABOVE_ZERO:
         for path in facts.matching(pattern):
-            value = facts.get(path)
+            value = facts.get(*path)
             if value is not None and value <= 0:
-                checker.add(facts.where(path), f"expected more than 0 seconds, got {show(value)}. Raise it.")
-    decay = facts.get("train.ema_decay")
+                checker.add(facts.where(*path), f"expected more than 0 seconds, got {show(value)}. Raise it.")
+    decay = facts.get("train", "ema_decay")
     if decay is not None and not 0 <= decay < 1:
-        checker.add(
-            facts.where("train.ema_decay"), f"expected 0 (no average) to below 1, got {show(decay)}. Try 0.999."
-        )
+        text = f"expected 0 (no average) to below 1, got {show(decay)}. Try 0.999."
+        checker.add(facts.where("train", "ema_decay"), text)
 
 
 def _names(facts: _Facts, checker: Checker) -> None:
     """Names of runs and sets become names of folders; suffixes become part of file names."""
-    for path in ("name", *facts.matching("datasets.*.name")):
-        value = facts.get(path)
-        if value is not None and (value or path == "name") and not plain_name(value):
+    for path in (("name",), *facts.matching("datasets.*.name")):
+        value = facts.get(*path)
+        if value is not None and (value or len(path) == 1) and not plain_name(value):
             wanted = f"the name of a folder: 1 to {MAX_NAME} bytes, no '/', '\\' or leading '.', '-', '~'"
-            checker.add(facts.where(path), f"expected {wanted}, got {show(value)}. Use letters, digits, '_' and '-'.")
-    for key in _entries(facts.get("datasets")):
-        if not plain_name(key):
-            checker.add(facts.where(f"datasets.{key}"), f"expected a plain name, got {show(key)}. Rename the data set.")
-    suffix = facts.get("val.suffix")
+            checker.add(facts.where(*path), f"expected {wanted}, got {show(value)}. Use letters, digits, '_' and '-'.")
+    suffix = facts.get("val", "suffix")
     if suffix and not plain_name(f"x{suffix}"):
-        checker.add(
-            facts.where("val.suffix"), f"expected a part of a file name, got {show(suffix)}. Leave out '/' and '\\'."
-        )
+        text = f"expected a part of a file name, got {show(suffix)}. Leave out '/' and '\\'."
+        checker.add(facts.where("val", "suffix"), text)
 
 
 def plain_name(text: str) -> bool:
@@ -150,93 +140,82 @@ def plain_name(text: str) -> bool:
 def _model_type(facts: _Facts, checker: Checker) -> None:
     name, known = facts.get("model_type"), vsr.registry.MODELS.names()
     if name is not None and name not in known:
-        checker.add(facts.where("model_type"), f"expected the name of a model, got {show(name)}.{suggest(name, known)}")
+        hint = suggest(name, [*known, *MODEL_TYPES])
+        checker.add(facts.where("model_type"), f"expected the name of a model, got {show(name)}.{hint}")
 
 
 def _sets(facts: _Facts, checker: Checker) -> None:
     sets = _entries(facts.get("datasets"))
-    for key in sets:
-        if key != "train" and not key.startswith(("val", "test")):
-            close = difflib.get_close_matches(key, ["train", "val", "test"], n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else "Rename it."
-            text = f"expected 'train', or a name that begins with 'val' or 'test', got {show(key)}. {hint}"
-            checker.add(facts.where(f"datasets.{key}"), text)
+    misnamed = [key for key in sets if key != "train" and not (key.startswith(("val", "test")) and plain_name(key))]
+    for key in misnamed:
+        close = difflib.get_close_matches(key, ["train", "val", "test"], n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else "Rename it."
+        text = f"expected 'train', or a plain name that begins with 'val' or 'test', got {show(key)}. {hint}"
+        checker.add(facts.where("datasets", key), text)
+    if facts.get("train") and facts.get("datasets") is not None and "train" not in sets and not misnamed:
+        text = "expected a set 'train' for the section train, got none. Add datasets.train."
+        checker.add(facts.where("datasets"), text)
     seen: dict[str, str] = {}
-    for key, data in sets.items():
-        if key == "train" or not isinstance(data, DatasetOptions) or data.name is INVALID:
-            continue
-        name = data.name or key
+    for key in [key for key in sets if key != "train"]:
+        name = facts.get("datasets", key, "name") or key
         if name in seen:
             text = (
                 f"expected a name of its own, got {show(name)}, which '{seen[name]}' has too. Their results would mix."
             )
-            checker.add(facts.where(f"datasets.{key}.name"), text)
+            checker.add(facts.where("datasets", key, "name"), text)
         seen.setdefault(name, key)
-    if facts.options.train and facts.get("datasets") is not None and "train" not in sets:
-        checker.add(
-            facts.where("datasets"), "expected a set 'train' for the section train, got none. Add datasets.train."
-        )
 
 
 def _crops(facts: _Facts, checker: Checker) -> None:
     scale = facts.get("scale")
     for path in facts.matching("datasets.*.gt_size"):
-        size = facts.get(path)
-        if not isinstance(size, int) or not isinstance(scale, int) or scale < 1:
+        size = facts.get(*path)
+        if not isinstance(size, int):
             continue
         if size < 1:
-            checker.add(facts.where(path), f"expected 1 or more, got {size}. Raise it.")
-        elif size % scale:
-            near = max(scale, round(size / scale) * scale)
-            checker.add(facts.where(path), f"expected a multiple of scale {scale}, got {size}. Use {near}.")
+            checker.add(facts.where(*path), f"expected 1 or more, got {size}. Raise it.")
+        elif scale and scale > 0 and size % scale:
+            near = max(1, round(size / scale)) * scale
+            checker.add(facts.where(*path), f"expected a multiple of scale {scale}, got {size}. Use {near}.")
 
 
 def _frames(facts: _Facts, checker: Checker) -> None:
     """A network for windows of n frames needs windows of n frames; -1 stands for whole clips."""
-    wanted = facts.get("network_g.num_frame")
+    wanted = facts.get("network_g", "num_frame")
     if not isinstance(wanted, int):
         return
     for path in facts.matching("datasets.*.num_frame"):
-        value = facts.get(path)
+        value = facts.get(*path)
         if isinstance(value, int) and value > 0 and value != wanted:
-            text = f"expected {wanted}, as network_g.num_frame, got {value}. Change one of the two."
-            checker.add(facts.where(path), text)
+            wants = f"{wanted}{facts.by_default('network_g', 'num_frame')}"
+            text = (
+                f"expected {wants}, as network_g.num_frame, got {value}{facts.by_default(*path)}. Change one of them."
+            )
+            checker.add(facts.where(*path), text)
 
 
 def _upscale(facts: _Facts, checker: Checker) -> None:
     scale = facts.get("scale")
-    for argument in _UPSCALE_ARGUMENTS:
-        path = f"network_g.{argument}"
-        value = facts.get(path)
-        if not isinstance(value, int) or isinstance(value, bool) or scale is None or value == scale:
-            continue
-        source = "" if facts.given(path) else " by default"
-        text = f"expected scale {scale}, got {show(value)}{source}. Change one of the two."
-        checker.add(facts.where(path), text)
+    for argument in _UPSCALE_ARGUMENTS if scale and scale > 0 else ():
+        path = ("network_g", argument)
+        value = facts.get(*path)
+        if isinstance(value, int) and not isinstance(value, bool) and value != scale:
+            text = f"expected scale {scale}, got {value}{facts.by_default(*path)}. Change one of the two."
+            checker.add(facts.where(*path), text)
 
 
 def _training(facts: _Facts, checker: Checker) -> None:
-    train = facts.get("train")
-    if train is None:
-        return
-    if train.losses is not INVALID and not train.losses:
+    if facts.get("train", "losses") == {}:
         text = "expected at least one loss, got none. Add for example losses: {pixel: {type: CharbonnierLoss}}."
-        checker.add(facts.where("train.losses"), text)
-    total, warmup = facts.get("train.total_iter"), facts.get("train.warmup_iter")
-    if total is not None and warmup is not None and 0 < total < warmup:
-        text = f"expected at most total_iter {total}, got {warmup}. The warm-up would not end."
-        checker.add(facts.where("train.warmup_iter"), text)
+        checker.add(facts.where("train", "losses"), text)
 
 
 def _validation(facts: _Facts, checker: Checker) -> None:
     for path in facts.matching("val.metrics.*.better"):
-        better = facts.get(path)
+        better = facts.get(*path)
         if better is not None and better not in ("higher", "lower"):
-            checker.add(
-                facts.where(path),
-                f"expected 'higher' or 'lower', got {show(better)}.{suggest(better, ['higher', 'lower'])}",
-            )
-    tile, overlap = facts.get("val.tile"), facts.get("val.tile_overlap")
-    if tile is not None and overlap is not None and 0 < tile <= overlap:
+            checker.add(facts.where(*path), f"expected 'higher' or 'lower', got {show(better)}. Use one of them.")
+    tile, overlap = facts.get("val", "tile"), facts.get("val", "tile_overlap")
+    if tile and overlap is not None and 0 < tile <= overlap:
         text = f"expected less than val.tile {tile}, got {overlap}. Lower it, or enlarge the tile."
-        checker.add(facts.where("val.tile_overlap"), text)
+        checker.add(facts.where("val", "tile_overlap"), text)

@@ -1,0 +1,144 @@
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Case
+
+# The form of a BasicSR 1.4 file, with this folder's small components.
+BASICSR = """\
+name: old
+model_type: EDVRModel
+scale: 4
+num_gpu: auto
+manual_seed: 0
+find_unused_parameters: true
+datasets:
+  train:
+    name: REDS
+    type: Clips
+    dataroot_gt: datasets/REDS/train_sharp
+    io_backend: {type: disk}
+    gt_size: 256
+    num_worker_per_gpu: 3
+    batch_size_per_gpu: 4
+    dataset_enlarge_ratio: 200
+    prefetch_mode: ~
+    use_shuffle: true
+  val:
+    name: REDS4
+    type: Clips
+    dataroot_gt: datasets/REDS/train_sharp
+    pin_memory: true
+    prefetch_mode: ~
+network_g: {type: Net, num_feat: 64, num_frame: 5}
+path: {pretrain_network_g: ~, strict_load_g: true, resume_state: ~}
+train:
+  optim_g: {type: Optim, lr: !!float 4e-4, betas: [0.9, 0.99]}
+  scheduler: {type: Restart, periods: [150000, 150000], restart_weights: [1, 0.5]}
+  total_iter: 600000
+  warmup_iter: -1
+  dcn_lr_mul: 1
+  pixel_opt: {type: Loss, loss_weight: 1.0, reduction: sum}
+  perceptual_opt: ~
+val:
+  val_freq: !!float 5e3
+  save_img: false
+  pbar: false
+  metrics: {psnr: {type: Metric, crop_border: 0, test_y_channel: false, better: higher}}
+logger:
+  print_freq: 100
+  save_checkpoint_freq: !!float 5e3
+  use_tb_logger: true
+  wandb: {project: ~, resume_id: ~}
+dist_params: {backend: nccl, port: 29500}
+"""
+
+
+def test_a_basicsr_file_becomes_the_schema(case: "Case") -> None:
+    options = case.load(BASICSR)
+    assert options.model_type == "VideoModel"
+    assert options.train is not None
+    assert options.train.lr_mul == {"dcn": 1.0}
+    assert {name: loss.args["reduction"] for name, loss in options.train.losses.items()} == {"pixel": "sum"}
+    assert (options.val.val_freq, options.logger.save_checkpoint_freq) == (5000, 5000)
+    assert options.train.optim_g.args["lr"] == 0.0004
+
+
+def test_each_key_that_is_not_used_is_told_once_with_what_happens_instead(
+    case: "Case", caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="vsr"):
+        case.load(BASICSR)
+    told = [record.getMessage().replace(str(case.path), "x.yml") for record in caplog.records]
+    assert told[0] == "x.yml:2 model_type: EDVRModel is vsr's VideoModel"
+    keys = [line.split(" ")[1].rstrip(":") for line in told[1:]]
+    assert keys == [
+        "num_gpu",
+        "dist_params",
+        "find_unused_parameters",
+        "datasets.train.prefetch_mode",  # of two sets, one line
+        "datasets.train.use_shuffle",
+        "datasets.val.pin_memory",
+        "val.pbar",
+        "logger.wandb",
+    ]
+    assert "'auto' is not used: the number of processes is torchrun's --nproc_per_node" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("SRModel", "ImageModel"),
+        ("ImageRestorationModel", "ImageModel"),
+        ("VideoBaseModel", "VideoModel"),
+        ("VideoRecurrentModel", "VideoModel"),
+        ("ImageModel", "ImageModel"),
+    ],
+)
+def test_model_types_have_one_name_here(case: "Case", name: str, ours: str) -> None:
+    assert case.load(case.good, f"model_type={name}").model_type == ours
+
+
+def test_mistakes_in_a_slot_are_told_under_the_key_that_the_user_wrote(case: "Case") -> None:
+    line = case.problem("losses: {pixel: {type: Loss}}", "pixel_opt: {type: Loss, loss_wieght: 1}")
+    assert line.startswith(
+        "x.yml:14 train.pixel_opt.loss_wieght: not an argument of the loss Loss. Did you mean 'loss_weight'?"
+    )
+    line = case.problem("total_iter: 100", "total_iter: 100\n  dcn_lr_mul: x")
+    assert line.startswith("x.yml:14 train.dcn_lr_mul: expected float, got 'x'.")
+
+
+def test_a_loss_given_in_both_spellings_is_refused_with_both_places(case: "Case") -> None:
+    line = case.problem("total_iter: 100", "total_iter: 100\n  pixel_opt: {type: Loss}")
+    assert line == (
+        f"x.yml:14 train.pixel_opt: expected one losses.pixel, got a second. See {case.path}:15 train.losses.pixel."
+    ).replace(str(case.path), "x.yml")
+
+
+def test_overrides_reach_a_loss_in_either_spelling(case: "Case") -> None:
+    for text in (
+        case.good,
+        case.good.replace("losses: {pixel: {type: Loss}}", "pixel_opt: {type: Loss, reduction: sum}"),
+    ):
+        for key in ("train.losses.pixel.loss_weight", "train.pixel_opt.loss_weight", "train:pixel_opt:loss_weight"):
+            train = case.load(text, f"{key}=3").train
+            assert train is not None
+            assert train.losses["pixel"].args["loss_weight"] == 3.0
+            assert train.losses["pixel"].args["reduction"] == ("mean" if text == case.good else "sum")
+
+
+def test_overrides_may_be_of_keys_that_are_not_used(case: "Case") -> None:
+    assert case.load(case.good, "num_gpu=0", "val:pbar=false", "dist_params.port=1") == case.load()
+
+
+def test_an_override_takes_a_slot_out(case: "Case") -> None:
+    text = case.good.replace("losses: {pixel: {type: Loss}}", "losses: {edge: {type: Loss}}\n  pixel_opt: {type: Loss}")
+    train = case.load(text, "train.pixel_opt=~").train
+    assert train is not None
+    assert list(train.losses) == ["edge"]
+
+
+def test_unused_keys_elsewhere_are_still_mistakes(case: "Case") -> None:
+    assert "unknown key" in case.problem("scale: 4", "scale: 4\nprefetch_mode: ~")
