@@ -1,0 +1,110 @@
+"""Optimisers by the names of the option file, and the groups that their parameters form."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from vsr.registry import OPTIMIZERS, suggest
+
+Groups = Iterable[dict[str, Any]]
+
+
+def build_optimizer(
+    option: Mapping[str, Any], named_parameters: Iterable[tuple[str, nn.Parameter]], lr_mul: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """Build ``{"type": name, "lr": ..., **arguments}`` over parameters grouped by their factor on the rate.
+
+    Each group keeps its factor as ``group["lr_mul"]``; before a step the caller sets
+    ``group["lr"] = schedule(step) * group["lr_mul"]``. Frozen parameters belong to their group too:
+    without a gradient they get neither an update nor state.
+
+    Args:
+        option: An optimiser as in an option file.
+        named_parameters: Of the network.
+        lr_mul: Part of a parameter's name -> factor; of several parts that match, the longest counts.
+
+    Raises:
+        ValueError: a part matches no parameter, or an argument is unknown or out of range.
+    """
+    parameters = dict(named_parameters)
+    if not parameters:
+        raise ValueError("named_parameters: expected at least one, got none. The network has nothing to train")
+    for part, factor in lr_mul.items():
+        if not (part and any(part in name for name in parameters)):
+            words = {word for name in parameters for word in name.split(".") if not word.isdigit()}
+            raise ValueError(f"lr_mul: expected a part of a parameter's name, got '{part}'.{suggest(part, words)}")
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"lr_mul.{part}: expected a finite factor >= 0, got {factor}")
+    lr = option.get("lr", 0.0)
+    if not 0 <= lr < math.inf:
+        raise ValueError(f"lr: expected a finite number >= 0, got {lr}")
+    groups: dict[float, dict[str, Any]] = {}
+    for name, parameter in parameters.items():
+        part = max((p for p in lr_mul if p in name), key=len, default="")
+        factor = float(lr_mul[part]) if part else 1.0
+        group = groups.setdefault(factor, {"params": [], "lr": lr * factor, "lr_mul": factor})
+        group["params"].append(parameter)
+    return OPTIMIZERS.build(option, params=list(groups.values()))
+
+
+@OPTIMIZERS.register
+def Adam(  # noqa: N802
+    *,
+    params: Groups,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba, ICLR 2015); ``weight_decay`` is added to the gradient."""
+    return torch.optim.Adam(
+        params, lr=lr, betas=_pair(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=True
+    )
+
+
+@OPTIMIZERS.register
+def AdamW(  # noqa: N802
+    *,
+    params: Groups,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    amsgrad: bool = False,
+) -> torch.optim.Optimizer:
+    """Adam whose weight decay acts on the weights (Loshchilov and Hutter, ICLR 2019)."""
+    return torch.optim.AdamW(
+        params, lr=lr, betas=_pair(betas), eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, fused=True
+    )
+
+
+@OPTIMIZERS.register
+def SGD(  # noqa: N802
+    *,
+    params: Groups,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum."""
+    return torch.optim.SGD(
+        params,
+        lr=lr,
+        momentum=momentum,
+        dampening=dampening,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        fused=True,
+    )
+
+
+def _pair(betas: Sequence[float]) -> tuple[float, float]:
+    if len(betas) != 2:
+        raise ValueError(f"betas: expected two numbers, got {list(betas)}")
+    return betas[0], betas[1]
