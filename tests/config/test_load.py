@@ -66,6 +66,13 @@ def test_a_mistake_inside_the_value_of_an_override_has_its_path(case: "Case") ->
     assert line == "--set network_g={type: Net, num_feat: x} network_g.num_feat: expected int, got 'x'."
 
 
+def test_a_mistake_is_one_line_whatever_the_user_wrote(case: "Case") -> None:
+    (line,) = case.problems(case.good, "scale=\nx")
+    assert line == "--set scale=\\nx: expected int, got 'x'."
+    (line,) = case.problems(case.good + '"a\\nb": 1\n')
+    assert line.startswith("x.yml:18 a\\nb: unknown key.")
+
+
 def test_one_override_may_be_a_plain_string(case: "Case") -> None:
     case.load()
     assert load_options(case.path, "manual_seed=7").manual_seed == 7

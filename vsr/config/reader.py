@@ -56,7 +56,7 @@ class Mark:
 
     def __str__(self) -> str:
         key = self.source.removeprefix("--set ").partition("=")[0].replace(":", ".")  # an override names its key itself
-        return self.source if not self.path or key == self.path else f"{self.source} {self.path}"
+        return self.source if not self.path or key == self.path else f"{self.source} {one_line(self.path)}"
 
     def below(self, key: str | int) -> "Mark":
         """The mark of something inside, which has no line of its own."""
@@ -131,11 +131,11 @@ def read_file(path: str | Path) -> Node:
 
 def read_override(text: str) -> Node:
     """Read one ``a.b=v`` (or ``a:b=v``) into the nested mapping that it stands for."""
-    mark = Mark(f"--set {text}")
+    mark = Mark(f"--set {one_line(text)}")
     name, equals, value = text.partition("=")
     keys = [key.strip() for key in re.split("[.:]", name)]
     if not equals or not all(keys):
-        raise OptionError([f"{mark}: expected key.path=value, got '{text}'. For example: train.total_iter=100"])
+        raise OptionError([f"{mark}: expected key.path=value, got {show(text)}. For example: train.total_iter=100"])
     root = node = Node(mark, on_path=True)
     for key in keys[:-1]:
         child = Node(node.mark.below(key), on_path=True)
@@ -177,6 +177,11 @@ def parse(text: str, source: str, at: Mark | None = None) -> Any:
 def _invalid(source: str, line: int, problem: str) -> str:
     advice = "Indent with spaces." if "\\t" in problem else "Check indentation, colons and quotes there."
     return f"{source}{f':{line}' if line else ''}: expected valid YAML, got: {problem}. {advice}"
+
+
+def one_line(text: str) -> str:
+    """``text`` with its control characters written as escapes."""
+    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], text)
 
 
 def show(value: Any) -> str:
