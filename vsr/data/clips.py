@@ -266,13 +266,13 @@ def _selected(
     exclude: Sequence[str] | None,
 ) -> list[str]:
     """Return the names that the meta file, ``clips`` and ``exclude_clips`` leave, in the order of ``known``."""
-    chosen = set(known)
+    chosen, names = set(known), dict.fromkeys(known)  # the latter keeps the order, for the messages
     if listed:
-        chosen &= set(pick(list(listed), chosen, f"meta_info_file {meta_info_file}"))
+        chosen &= set(pick(list(listed), names, f"meta_info_file {meta_info_file}"))
     if clips is not None:
-        chosen &= set(pick(clips, set(known), "clips"))
+        chosen &= set(pick(clips, names, "clips"))
     if exclude is not None:
-        chosen -= set(pick(exclude, set(known), "exclude_clips"))
+        chosen -= set(pick(exclude, names, "exclude_clips"))
     if not chosen:
         raise ValueError("clips: expected at least one clip, but meta_info_file, clips and exclude_clips leave none.")
     return [name for name in known if name in chosen]

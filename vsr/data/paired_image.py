@@ -144,14 +144,15 @@ class PairedImageDataset(Dataset[Sample]):
                 raise ValueError(f"{root}: expected one image for each name, got {twice}. Remove the one or the other.")
         chosen = gt or lq
         if meta_info_file is not None:
-            chosen = pick(read_image_list(meta_info_file), set(chosen), f"meta_info_file {meta_info_file}")
+            chosen = pick(read_image_list(meta_info_file), dict.fromkeys(chosen), f"meta_info_file {meta_info_file}")
         if not gt:
             return [("", name) for name in chosen]
         if not lq:
             return [(name, "") for name in chosen]
         by_key = {_key(name): name for name in lq}
         wanted = [str(PurePosixPath(name).with_name(tmpl.format(PurePosixPath(name).stem))) for name in chosen]
-        found = [key for key in by_key if meta_info_file is None or key in set(wanted)]
+        asked = set(wanted)
+        found = [key for key in by_key if meta_info_file is None or key in asked]
         same_names(wanted, found, "images", _template_hint(wanted, list(by_key)))
         return [(name, by_key[key]) for name, key in zip(chosen, wanted, strict=True)]
 
