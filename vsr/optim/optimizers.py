@@ -88,20 +88,20 @@ def SGD(  # noqa: N802
     params: Groups,
     lr: float,
     momentum: float = 0.0,
-    dampening: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum."""
-    return torch.optim.SGD(
-        params,
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        fused=True,
+    optimizer = torch.optim.SGD(
+        params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
     )
+    if momentum:
+        # The fused kernel leaves the buffer of a first step that it skips (found_inf) uninitialised.
+        # Zeros give the same first update, as there is no dampening.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _pair(betas: Sequence[float]) -> tuple[float, float]:
