@@ -127,13 +127,15 @@ def test_workers_that_would_overflow_the_shared_memory_are_refused(tmp_path: Pat
         build_train_loader(huge, options(1), sampler, pin_memory=False)
 
 
-def test_a_data_set_is_built_from_its_section(write_clip: Any) -> None:
+def test_a_data_set_is_built_from_its_section(write_clip: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     root = write_clip("gt", "a", count=3)
     section = DatasetOptions(
         dataset=Component(type="VideoTrainDataset", args={"dataroot_gt": str(root), "num_frame": 3, "gt_size": 16})
     )
     dataset = build_dataset(section, scale=4, seed=7, key="train")
     assert (dataset.scale, dataset.seed, len(dataset)) == (4, 7, 3)
+    assert "datasets.train: VideoTrainDataset, 3 samples from 1 clips" in caplog.text
     loader = build_train_loader(dataset, section, TrainSampler(length=3, batch_size=2, num_batches=1), pin_memory=False)
     (batch,) = loader
     assert batch["lq"].shape == (2, 3, 3, 4, 4)

@@ -20,7 +20,11 @@ def reader(**arguments: Any) -> PairReader:
     return PairReader(**({"storage": DiskStorage(), "scale": 4} | arguments))
 
 
-def definition(path: Path, scale: int, gt_downscale: int) -> tuple[Planes, Planes]:
+def frame(root: Path, number: int) -> str:
+    return str(root / "a" / f"{number}.png")
+
+
+def definition(path: str, scale: int, gt_downscale: int) -> tuple[Planes, Planes]:
     """GT and LQ of a file by whole frames: reduce, crop to a multiple of the scale, reduce again."""
     gt = read_image(path)
     if gt_downscale > 1:
@@ -32,7 +36,7 @@ def definition(path: Path, scale: int, gt_downscale: int) -> tuple[Planes, Plane
 @pytest.mark.parametrize("kind", ["fresh", "whole frame read before", "preloaded"])
 @pytest.mark.parametrize(("scale", "gt_downscale"), [(4, 1), (3, 1), (2, 2), (3, 2), (2, 3)])
 def test_a_part_is_exactly_that_part_of_the_whole(textured: Path, scale: int, gt_downscale: int, kind: str) -> None:
-    path = textured / "a" / "0.png"
+    path = frame(textured, 0)
     gt, lq = definition(path, scale, gt_downscale)
     source = reader(scale=scale, gt_downscale=gt_downscale)
     pair = source.pair(path, None)
@@ -55,8 +59,8 @@ def test_a_part_is_exactly_that_part_of_the_whole(textured: Path, scale: int, gt
 
 def test_a_preloaded_frame_is_not_read_again(textured: Path) -> None:
     source = reader()
-    pair = source.pair(textured / "a" / "1.png", None)
-    gt, lq = definition(textured / "a" / "1.png", 4, 1)
+    pair = source.pair(frame(textured, 1), None)
+    gt, lq = definition(frame(textured, 1), 4, 1)
     source.preload([(pair, True)], where="test")
     shutil.rmtree(textured)
     np.testing.assert_array_equal(source.gt(pair), gt)
@@ -65,9 +69,9 @@ def test_a_preloaded_frame_is_not_read_again(textured: Path) -> None:
 
 def test_overlapping_windows_read_a_frame_once(textured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = reader(keep=4)
-    read: list[Path] = []
+    read: list[str] = []
     monkeypatch.setattr(source.storage, "read", lambda path: read.append(path) or read_image(path))
-    frames = [source.pair(textured / "a" / f"{i}.png", None) for i in range(4)]
+    frames = [source.pair(frame(textured, i), None) for i in range(4)]
     for centre in range(1, 3):
         for i in range(centre - 1, centre + 2):
             source.lq(frames[i])
@@ -77,7 +81,7 @@ def test_overlapping_windows_read_a_frame_once(textured: Path, monkeypatch: pyte
 
 def test_more_than_fits_in_memory_is_not_preloaded(textured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = reader()
-    pair = source.pair(textured / "a" / "0.png", None)
+    pair = source.pair(frame(textured, 0), None)
     monkeypatch.setattr(pairs, "_free_memory", lambda: 3 * (10 * 14 + 40 * 56) - 1)  # one byte short
     with pytest.raises(ValueError, match=r"cache_data: expected room for the frames of test.*Set cache_data: false"):
         source.preload([(pair, True)], where="test")
@@ -85,15 +89,15 @@ def test_more_than_fits_in_memory_is_not_preloaded(textured: Path, monkeypatch: 
 
 
 def test_gt_that_is_larger_by_less_than_an_lq_pixel_is_cropped_or_refused(textured: Path, tmp_path: Path) -> None:
-    path = textured / "a" / "0.png"  # 43 x 58
+    path = frame(textured, 0)  # 43 x 58
     gt, lq = definition(path, 4, 1)
-    write_image(tmp_path / "lq.png", np.ascontiguousarray(lq.transpose(1, 2, 0)))
+    write_image(str(tmp_path / "lq.png"), np.ascontiguousarray(lq.transpose(1, 2, 0)))
     lenient = reader(exact=False)
-    pair = lenient.pair(path, tmp_path / "lq.png")
+    pair = lenient.pair(path, str(tmp_path / "lq.png"))
     np.testing.assert_array_equal(lenient.gt(pair), gt)
     np.testing.assert_array_equal(lenient.lq(pair), lq)
     with pytest.raises(ValueError, match=r"0.png: expected a GT of 4 x 10x14 \(scale x LQ\), got 43x58"):
-        reader(exact=True).pair(path, tmp_path / "lq.png")
+        reader(exact=True).pair(path, str(tmp_path / "lq.png"))
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -101,26 +105,26 @@ def test_gt_that_is_larger_by_less_than_an_lq_pixel_is_cropped_or_refused(textur
 def test_gt_and_lq_of_other_sizes_are_refused(
     textured: Path, tmp_path: Path, size: tuple[int, int], exact: bool
 ) -> None:
-    write_image(tmp_path / "lq.png", np.zeros((*size, 3), np.uint8))
+    write_image(str(tmp_path / "lq.png"), np.zeros((*size, 3), np.uint8))
     with pytest.raises(ValueError, match=rf"expected a GT of 4 x {size[0]}x{size[1]}"):
-        reader(exact=exact).pair(textured / "a" / "0.png", tmp_path / "lq.png")
+        reader(exact=exact).pair(frame(textured, 0), str(tmp_path / "lq.png"))
 
 
 def test_a_frame_of_another_size_than_its_clip_is_refused_when_read(textured: Path) -> None:
-    other = textured / "a" / "1.png"
+    other = frame(textured, 1)
     write_image(other, np.zeros((43, 62, 3), np.uint8))
     source = reader()
-    pair = source.pair(textured / "a" / "0.png", None)
+    pair = source.pair(frame(textured, 0), None)
     for read in (source.gt, source.lq):
         with pytest.raises(ValueError, match=r"1\.png: expected a GT of 4 x 10x14 .* got 43x62"):
             read(pair._replace(gt=other))
     with pytest.raises(ValueError, match=r"1\.png: expected 43x58 like .*, got 43x62"):
-        source.lq(source.pair(None, textured / "a" / "0.png")._replace(lq=other))
+        source.lq(source.pair(None, frame(textured, 0))._replace(lq=other))
 
 
 def test_an_image_smaller_than_one_lq_pixel_is_refused(textured: Path) -> None:
     with pytest.raises(ValueError, match=r"0\.png: expected at least 64 pixels a side at scale 64, got 43x58"):
-        reader(scale=64).pair(textured / "a" / "0.png", None)
+        reader(scale=64).pair(frame(textured, 0), None)
 
 
 @pytest.mark.parametrize("argument", ["scale", "gt_downscale"])

@@ -1,17 +1,16 @@
 """Sets of clips: which clips and frames the options name, and pairs of GT and LQ for each."""
 
-import dataclasses
 import difflib
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vsr.data.pairs import Pair, PairReader
-from vsr.data.storage import Clip, existing, open_storage
+from vsr.data.storage import Clip, existing, open_storage, stem
 from vsr.data.video_cache import frames_of_video
 
 log = logging.getLogger(__name__)
@@ -19,29 +18,46 @@ _CLIP_LINE = re.compile(r"(\S.*?)\s+(\d+)(?:\s+\(.*\))?")
 _IMAGE_LINE = re.compile(r"(\S.*?)(?:\s+\(\s*\d+\s*(?:,\s*\d+\s*)*\))?")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ClipPair:
     """A clip in two resolutions, frame by frame.
 
     Args:
         name: Of the clip.
-        frames: Names of its frames, without suffix: GT's if there is one.
-        gt: Files in high quality; empty: there are none.
-        lq: Files in low quality; empty: they are made from gt.
+        gt: Its files in high quality; None: there are none.
+        lq: Its files in low quality, in the same order; None: they are made from gt.
         size: (height, width) of an LQ frame.
     """
 
     name: str
-    frames: tuple[str, ...]
-    gt: tuple[Path, ...]
-    lq: tuple[Path, ...]
+    gt: Clip | None
+    lq: Clip | None
     size: tuple[int, int]
 
+    @property
+    def main(self) -> Clip:
+        """The version that names the frames: GT if there is one."""
+        clip = self.gt or self.lq
+        assert clip is not None
+        return clip
+
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.main.files)
 
     def pair(self, index: int) -> Pair:
-        return Pair(self.gt[index] if self.gt else None, self.lq[index] if self.lq else None, self.size)
+        return Pair(self.gt.path(index) if self.gt else None, self.lq.path(index) if self.lq else None, self.size)
+
+    def frame(self, index: int) -> str:
+        """Return the name of a frame, without suffix."""
+        return stem(self.main.files[index])
+
+    def key(self, index: int) -> str:
+        return f"{self.name}/{self.frame(index)}"
+
+    def cut(self, used: slice) -> "ClipPair":
+        """Return the clip with a part of its frames."""
+        gt, lq = (replace(clip, files=clip.files[used]) if clip else None for clip in (self.gt, self.lq))
+        return replace(self, gt=gt, lq=lq)
 
 
 class ClipSet:
@@ -96,7 +112,7 @@ class ClipSet:
 
     def files(self) -> list[str]:
         """Return the GT file of every frame, or the LQ file where there is no GT."""
-        return [str(file) for clip in self.clips for file in clip.gt or clip.lq]
+        return [clip.main.path(i) for clip in self.clips for i in range(len(clip))]
 
     def preload(self, *, with_gt: bool) -> None:
         """Keep all frames in memory; see ``PairReader.preload``."""
@@ -124,10 +140,7 @@ class ClipSet:
 
     def shorten(self, count: int) -> None:
         """Keep the first ``count`` frames of each clip."""
-        self.clips = [
-            dataclasses.replace(clip, frames=clip.frames[:count], gt=clip.gt[:count], lq=clip.lq[:count])
-            for clip in self.clips
-        ]
+        self.clips = [clip.cut(slice(0, count)) for clip in self.clips]
         self._count()
 
     def _count(self) -> None:
@@ -139,27 +152,32 @@ class ClipSet:
     ) -> ClipPair:
         """Match the frames of a clip's two versions and take those that the options ask for."""
         gt, lq = (_decoded(clip) if clip is not None else None for clip in (gt, lq))
-        clip = gt or lq
-        assert clip is not None
-        stems = [PurePosixPath(file).stem for file in clip.files]
-        for one in (gt, lq):
-            _check_stems(one)
+        for clip in (gt, lq):
+            if clip is not None and (twice := first_duplicate(clip.files)):
+                raise ValueError(
+                    f"{clip.folder}: expected one image for each name, got {twice}. Remove the one or the other."
+                )
         if gt is not None and lq is not None:
-            if gt.numbered or lq.numbered:  # frames of a video have no names of their own
-                if len(gt.files) != len(lq.files):
-                    raise ValueError(
-                        f"clip '{name}': expected as many frames in LQ as in GT, got {len(lq.files)} in {lq.folder} "
-                        f"and {len(gt.files)} in {gt.folder}. Complete the shorter one."
-                    )
-            else:
-                found = {PurePosixPath(file).stem for file in lq.files}
-                same_names([self._tmpl.format(stem) for stem in stems], found, f"frames of clip '{name}'")
-                by_stem = {PurePosixPath(file).stem: file for file in lq.files}
-                lq = dataclasses.replace(lq, files=tuple(by_stem[self._tmpl.format(stem)] for stem in stems))
-        used = _used_range(name, len(stems), count, frames)
-        gt_files, lq_files = (tuple(c.folder / f for f in c.files[used]) if c is not None else () for c in (gt, lq))
-        first = self.reader.pair(gt_files[0] if gt_files else None, lq_files[0] if lq_files else None)
-        return ClipPair(name, tuple(stems[used]), gt_files, lq_files, first.size)
+            lq = self._matched(name, gt, lq)
+        whole = ClipPair(name, gt, lq, (0, 0))
+        clip_pair = whole.cut(_used_range(name, len(whole), count, frames))
+        return replace(clip_pair, size=self.reader.pair(*clip_pair.pair(0)[:2]).size)
+
+    def _matched(self, name: str, gt: Clip, lq: Clip) -> Clip:
+        """Return the LQ clip with its files in the order of GT's."""
+        if gt.numbered or lq.numbered:  # frames of a video have no names of their own
+            if len(gt.files) != len(lq.files):
+                raise ValueError(
+                    f"clip '{name}': expected as many frames in LQ as in GT, got {len(lq.files)} in {lq.folder} "
+                    f"and {len(gt.files)} in {gt.folder}. Complete the shorter one."
+                )
+            return lq
+        if gt.files == lq.files and self._tmpl == "{}":
+            return replace(lq, files=gt.files)  # one list of names in memory, not two
+        by_stem = {stem(file): file for file in lq.files}
+        wanted = [self._tmpl.format(stem(file)) for file in gt.files]
+        same_names(wanted, by_stem, f"frames of clip '{name}'")
+        return replace(lq, files=tuple(by_stem[want] for want in wanted))
 
 
 # --- checks that sets of clips and of images share ----------------------------------------------
@@ -311,20 +329,15 @@ def _decoded(clip: Clip) -> Clip:
     return Clip(clip.name, folder, files, numbered=True)
 
 
-def _check_stems(clip: Clip | None) -> None:
-    if clip is not None and len({PurePosixPath(file).stem for file in clip.files}) != len(clip.files):
-        twice = first_duplicate(clip.files)
-        raise ValueError(f"{clip.folder}: expected one image for each name, got {twice}. Remove the one or the other.")
-
-
 def first_duplicate(files: Sequence[str]) -> str:
-    """Name the first two files that differ in their suffix only."""
+    """Name the first two files that differ in their suffix only; '' if there are none."""
+    if len({stem(file) for file in files}) == len(files):
+        return ""
     seen: dict[str, str] = {}
     for file in files:
-        stem = str(PurePosixPath(file).with_suffix(""))
-        if stem in seen:
-            return f"{seen[stem]} and {file}"
-        seen[stem] = file
+        if stem(file) in seen:
+            return f"{seen[stem(file)]} and {file}"
+        seen[stem(file)] = file
     return ""
 
 

@@ -1,5 +1,6 @@
 """From the ``datasets`` section of an option file to batches."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from vsr.config.schema import DatasetOptions
 from vsr.data.sampler import TrainSampler
 from vsr.registry import DATASETS
+
+log = logging.getLogger(__name__)
 
 
 def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -> Any:
@@ -26,11 +29,19 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
         ValueError, FileNotFoundError: as the data set's constructor, with the section's name.
     """
     try:
-        return DATASETS.build(options.dataset.as_option(), scale=scale, seed=seed)
+        dataset = DATASETS.build(options.dataset.as_option(), scale=scale, seed=seed)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"datasets.{key}: {error}") from error
     except ValueError as error:
         raise ValueError(f"datasets.{key}: {error}") from error
+    for_training = key == "train"
+    if getattr(dataset, "is_train", for_training) != for_training:
+        kinds = ("a training set (random crops: gt_size)", "a test set (whole frames)")
+        expected, got = kinds if for_training else kinds[::-1]
+        raise ValueError(
+            f"datasets.{key}: expected {expected}, got {options.dataset.type} as {got}. Choose the type for its purpose."
+        )
+    return dataset
 
 
 def build_train_loader(
@@ -115,7 +126,7 @@ def _worker_arguments(
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     return {
         "num_workers": workers,
-        "prefetch_factor": prefetch,
+        "prefetch_factor": max(1, prefetch),
         "timeout": options.timeout,
         "worker_init_fn": _start_worker,
         "multiprocessing_context": method,

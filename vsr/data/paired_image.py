@@ -1,7 +1,7 @@
 """Pairs of images: super-resolution, deblurring, denoising of single pictures."""
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from vsr.data.clips import (
 )
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.sample import Sample, naming, stacked
-from vsr.data.storage import existing, open_storage
+from vsr.data.storage import existing, open_storage, stem
 from vsr.registry import DATASETS
 
 CHECKED_AT_START = 1000  # images, evenly spaced, whose sizes are compared before the first step
@@ -96,19 +96,19 @@ class PairedImageDataset(Dataset[Sample]):
     @property
     def keys(self) -> list[str]:
         """The key of every item: the image's path below its root, without suffix."""
-        return [_key(gt or lq) for gt, lq in self._names]
+        return [stem(gt or lq) for gt, lq in self._names]
 
     @property
     def gt_files(self) -> list[str]:
         """The file of every item: GT's, or LQ's where there is no GT."""
         folder = self._folders[0] or self._folders[1]
-        return [str(folder / (gt or lq)) for gt, lq in self._names] if folder else []
+        return [os.path.join(folder, gt or lq) for gt, lq in self._names] if folder else []
 
     def __getitem__(self, item: tuple[int, int] | int) -> Sample:
         index, draw = item if isinstance(item, tuple) else (item, 0)
         if self.is_train != isinstance(item, tuple):
             raise TypeError(f"item: expected {'(index, draw)' if self.is_train else 'a number'}, got {item!r}")
-        key = _key(self._names[index][0] or self._names[index][1])
+        key = stem(self._names[index][0] or self._names[index][1])
         with naming(key):
             pair, region, flips = self._pair(index), None, None
             if self.is_train:
@@ -127,7 +127,7 @@ class PairedImageDataset(Dataset[Sample]):
         if self._pairs is not None:
             return self._pairs[index]
         gt, lq = (
-            folder / name if folder is not None and name else None
+            os.path.join(folder, name) if folder is not None and name else None
             for folder, name in zip(self._folders, self._names[index], strict=True)
         )
         return self.reader.pair(gt, lq)
@@ -149,8 +149,8 @@ class PairedImageDataset(Dataset[Sample]):
             return [("", name) for name in chosen]
         if not lq:
             return [(name, "") for name in chosen]
-        by_key = {_key(name): name for name in lq}
-        wanted = [str(PurePosixPath(name).with_name(tmpl.format(PurePosixPath(name).stem))) for name in chosen]
+        by_key = {stem(name): name for name in lq}
+        wanted = [os.path.join(folder, tmpl.format(stem(file))) for folder, file in map(os.path.split, chosen)]
         asked = set(wanted)
         found = [key for key in by_key if meta_info_file is None or key in asked]
         same_names(wanted, found, "images", _template_hint(wanted, list(by_key)))
@@ -176,13 +176,9 @@ class PairedImageDataset(Dataset[Sample]):
             )
 
 
-def _key(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
 def _template_hint(wanted: Sequence[str], found: Sequence[str]) -> str:
     """Say which filename_tmpl would fit if the LQ names are the GT names with something appended."""
-    first, other = Path(wanted[0]).name, Path(found[0]).name
+    first, other = os.path.basename(wanted[0]), os.path.basename(found[0])
     if other != first and other.startswith(first):
         return f"If '{other}' belongs to '{first}', set filename_tmpl: '{{}}{other[len(first) :]}'."
     return ""

@@ -5,7 +5,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +26,8 @@ class Pair(NamedTuple):
         size: (height, width) of the LQ frame.
     """
 
-    gt: Path | None
-    lq: Path | None
+    gt: str | None
+    lq: str | None
     size: tuple[int, int]
 
     @property
@@ -60,11 +59,11 @@ class PairReader:
                 raise ValueError(f"{name}: expected 1 or more, got {value}.")
         self.storage, self.scale, self.gt_downscale = storage, scale, gt_downscale
         self.exact = exact
-        self._cached: dict[tuple[str, Path], Planes] = {}
-        self._recent: dict[str, OrderedDict[Path, Planes]] = {kind: OrderedDict() for kind in ("raw", "gt", "lq")}
+        self._cached: dict[tuple[str, str], Planes] = {}
+        self._recent: dict[str, OrderedDict[str, Planes]] = {kind: OrderedDict() for kind in ("raw", "gt", "lq")}
         self._keep = {"raw": 1, "gt": max(1, keep), "lq": max(1, keep)}
 
-    def pair(self, gt: Path | None, lq: Path | None) -> Pair:
+    def pair(self, gt: str | None, lq: str | None) -> Pair:
         """Look at the files' headers and return the pair with its size.
 
         Raises:
@@ -193,7 +192,7 @@ class PairReader:
         """Return a part of the LQ frame that a GT frame (3, s*h, s*w) makes."""
         return _planes(imresize(gt.transpose(1, 2, 0), 1 / self.scale, region=region))
 
-    def _remembered(self, kind: str, path: Path, make: Callable[[], Planes]) -> Planes:
+    def _remembered(self, kind: str, path: str, make: Callable[[], Planes]) -> Planes:
         """Return ``make()``, or what it returned for this path a short while ago."""
         recent = self._recent[kind]
         if path in recent:

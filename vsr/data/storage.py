@@ -31,6 +31,9 @@ class Clip:
     def is_video(self) -> bool:
         return not self.files
 
+    def path(self, index: int) -> str:
+        return os.path.join(self.folder, self.files[index])
+
 
 class DiskStorage:
     """Image and video files in folders."""
@@ -101,11 +104,11 @@ class DiskStorage:
             )
         return list(in_order(found))
 
-    def read(self, path: Path) -> Frame:
+    def read(self, path: str) -> Frame:
         """Read a whole image as uint8 (h, w, 3) RGB."""
         return read_image(path)
 
-    def size(self, path: Path) -> tuple[int, int]:
+    def size(self, path: str) -> tuple[int, int]:
         """Return (height, width) of an image without decoding it."""
         return image_size(path)
 
@@ -137,6 +140,11 @@ def existing(root: str, argument: str) -> Path:
         f"{argument}: expected an existing folder, got '{root}' (looked in {path.parent}, "
         f"which {'exists' if path.parent.is_dir() else 'does not exist either'}).{hint}"
     )
+
+
+def stem(file: str) -> str:
+    """Return a path without its suffix."""
+    return os.path.splitext(file)[0]
 
 
 def in_order(names: list[str]) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ class _TrainClips(Dataset[Sample]):
             positions.reverse()
         region = draw_region(rng, clip.size, self.crop)
         flips = draw_flips(rng, use_hflip=self.use_hflip, use_rot=self.use_rot)
-        key, reader = f"{clip.name}/{clip.frames[position]}", self.clips.reader
+        key, reader = clip.key(position), self.clips.reader
         lq: list[Planes] = []
         gt: list[Planes] = []
         with naming(key):
@@ -166,7 +166,7 @@ class _TestClips(Dataset[Sample]):
 
     def __init__(self, clips: ClipSet, *, cache_data: bool) -> None:
         self.clips = clips
-        self.has_gt = bool(clips.clips[0].gt)
+        self.has_gt = clips.clips[0].gt is not None
         self._frame_bytes = max(3 * clip.size[0] * clip.size[1] for clip in clips.clips)  # of LQ
         if cache_data:
             clips.preload(with_gt=self.has_gt)
@@ -231,12 +231,12 @@ class VideoTestDataset(_TestClips):
     @property
     def keys(self) -> list[str]:
         """The key of every item."""
-        return [f"{clip.name}/{frame}" for clip in self.clips.clips for frame in clip.frames]
+        return [clip.key(i) for clip in self.clips.clips for i in range(len(clip))]
 
     def __getitem__(self, index: int) -> Sample:
         clip, position = self.clips.locate(index)
         window = generate_frame_indices(position, len(clip), self.num_frame, self.padding)
-        key, reader = f"{clip.name}/{clip.frames[position]}", self.clips.reader
+        key, reader = clip.key(position), self.clips.reader
         with naming(key):
             sample = Sample(lq=stacked([reader.lq(clip.pair(i)) for i in window]), key=key)
             if self.has_gt:
@@ -302,7 +302,7 @@ class VideoRecurrentTestDataset(_TestClips):
                 lq.append(reader.lq(pair))
                 if self.has_gt:
                     gt.append(reader.gt(pair))
-            sample = Sample(lq=stacked(lq), key=clip.name, frames=list(clip.frames))
+            sample = Sample(lq=stacked(lq), key=clip.name, frames=[clip.frame(i) for i in range(len(clip))])
             if gt:
                 sample["gt"] = stacked(gt)
         return sample
