@@ -66,7 +66,7 @@ def test_as_many_frames_come_out_as_go_in_for_clips_shorter_than_the_window(
         ]
         assert len(caplog.records) <= 1
         if padding == "reflection_circle" and total:
-            assert f"a clip of {total} frames is too short for padding 'reflection_circle'" in caplog.text
+            assert f"a clip of {total} frame(s) is too short for padding 'reflection_circle'" in caplog.text
 
 
 def test_a_stream_is_read_no_farther_than_the_next_window_needs() -> None:

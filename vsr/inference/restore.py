@@ -218,7 +218,7 @@ def _windows(frames: Iterable[Tensor], num_frame: int, padding: str) -> Iterator
             return
         if read < shortest_clip(num_frame, padding):  # only then, as the loop above reads so far
             log.warning(
-                "a clip of %d frames is too short for padding '%s' of windows of %d: its end frames are repeated "
+                "a clip of %d frame(s) is too short for padding '%s' of windows of %d: its end frames are repeated "
                 "instead, as by 'replicate'",
                 read,
                 padding,
