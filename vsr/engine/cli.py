@@ -50,7 +50,7 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
         command(load_options(given.opt, given.overrides))
     except (ValueError, OSError, RuntimeError) as error:
         # The file keeps the traceback, should the mistake be ours.
-        log.error("error: %s", error)
+        log.error("error: %s", _plain(error))
         log.debug("traceback of the error above", exc_info=True)
         return 1
     except KeyboardInterrupt:
@@ -59,6 +59,12 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
     finally:
         dist.shutdown()
     return 0
+
+
+def _plain(error: Exception) -> str:
+    """Return an error's own words: a loader's worker wraps them into its traceback."""
+    text = str(error)
+    return text.rpartition(f"\n{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text
 
 
 def _explain(given: argparse.Namespace) -> None:
