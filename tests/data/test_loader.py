@@ -135,7 +135,7 @@ def test_a_data_set_is_built_from_its_section(write_clip: Any, caplog: pytest.Lo
     )
     dataset = build_dataset(section, scale=4, seed=7, key="train")
     assert (dataset.scale, dataset.seed, len(dataset)) == (4, 7, 3)
-    assert "datasets.train: VideoTrainDataset, 3 samples from 1 clips" in caplog.text
+    assert "datasets.train: VideoTrainDataset, 1 clips, 3 samples" in caplog.text
     loader = build_train_loader(dataset, section, TrainSampler(length=3, batch_size=2, num_batches=1), pin_memory=False)
     (batch,) = loader
     assert batch["lq"].shape == (2, 3, 3, 4, 4)
@@ -159,6 +159,16 @@ def test_a_mistake_names_the_section(arguments: dict[str, Any], error: type[Exce
     section = DatasetOptions(dataset=Component(type="VideoTrainDataset", args=arguments))
     with pytest.raises(error, match=message):
         build_dataset(section, scale=4, seed=0, key="train")
+
+
+def test_a_set_of_the_other_purpose_is_refused(write_clip: Any) -> None:
+    root = str(write_clip("gt", "a", count=3))
+    train = Component(type="VideoTrainDataset", args={"dataroot_gt": root, "num_frame": 3, "gt_size": 16})
+    test = Component(type="PairedImageDataset", args={"dataroot_gt": root})
+    with pytest.raises(ValueError, match=r"datasets\.val: expected a test set .* got VideoTrainDataset"):
+        build_dataset(DatasetOptions(dataset=train), scale=4, seed=0, key="val")
+    with pytest.raises(ValueError, match=r"datasets\.train: expected a training set .* got PairedImageDataset"):
+        build_dataset(DatasetOptions(dataset=test), scale=4, seed=0, key="train")
 
 
 def test_whole_clips_are_batched_with_their_names(write_clip: Any) -> None:

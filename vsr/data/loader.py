@@ -39,8 +39,11 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
         kinds = ("a training set (random crops: gt_size)", "a test set (whole frames)")
         expected, got = kinds if for_training else kinds[::-1]
         raise ValueError(
-            f"datasets.{key}: expected {expected}, got {options.dataset.type} as {got}. Choose the type for its purpose."
+            f"datasets.{key}: expected {expected}, got {options.dataset.type} as {got}. "
+            "Choose the type for its purpose."
         )
+    clips = f", {len(dataset.clip_names)} clips" if hasattr(dataset, "clip_names") else ""
+    log.info("datasets.%s: %s%s, %d samples", key, options.dataset.type, clips, len(dataset))
     return dataset
 
 
