@@ -25,7 +25,7 @@ def test_ssim_equals_nafnet(case: dict[str, Any]) -> None:
     assert value == pytest.approx(expected(case), rel=0, abs=tolerance)
 
 
-@pytest.mark.parametrize("height", [11, 58, 59, 120], ids=lambda h: f"{h} rows")
+@pytest.mark.parametrize("height", [11, 42, 43, 120], ids=lambda h: f"{h} rows")
 def test_the_mean_over_strips_is_the_mean_over_the_whole(height: int) -> None:
     # evaluated directly: a window about each pixel, moments weighted by the Gaussian, one channel
     rng = np.random.default_rng(height)
@@ -43,6 +43,16 @@ def test_the_mean_over_strips_is_the_mean_over_the_whole(height: int) -> None:
                 (2 * mp * mq + 6.5025) * (2 * cov + 58.5225) / ((mp**2 + mq**2 + 6.5025) * (vp + vq + 58.5225))
             )
     assert metrics.build({"type": "calculate_ssim"})(x, y) == pytest.approx(np.mean(values), rel=1e-9)
+
+
+@pytest.mark.parametrize("low", [0, 5, 250])
+def test_single_precision_for_8_bits_stays_below_the_printed_digits(low: int) -> None:
+    # the hardest case for it: bright flat parts whose variances are a level, beside dark ones
+    rng = np.random.default_rng(low)
+    x, y = (rng.integers(250, 253, (64, 80, 3), dtype=np.uint8) for _ in range(2))
+    x[:, 40:], y[:, 40:] = low, low
+    metric = metrics.build({"type": "calculate_ssim"})
+    assert metric(x, y) == pytest.approx(metric(x.astype(np.float64), y.astype(np.float64)), rel=0, abs=1e-5)
 
 
 @pytest.mark.parametrize("luma", [False, True])

@@ -15,7 +15,7 @@ from vsr.registry import METRICS
 Values = TypeVar("Values", Array, Tensor)
 
 _RADIUS = 5  # of the Gaussian window, 11 x 11 with sigma 1.5
-_ROWS = 48  # of the map computed at once: its arrays stay in the cache
+_ROWS = 32  # of the map computed at once: its arrays stay in the cache
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -74,11 +74,16 @@ class SSIM(ImageMetric):
                 blurred = cv2.transform(blurred, mixing)
             return blurred[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
 
+        # Single precision where the images have 8 bits: twice as fast, 1e-8 off, and 5e-6 if bright flat parts stand
+        # beside dark ones: their variances are small differences of large squares, hence the shift to the mean.
+        precision = np.float32 if restored.dtype == np.uint8 else np.float64
         total, count = 0.0, 0
         for top in range(0, images[0].shape[0] - 2 * _RADIUS, _ROWS):
-            x, y = (image[top : top + _ROWS + 2 * _RADIUS].astype(np.float64) for image in images)
-            similarity = _similarity(x, y, blur)
-            total += float(similarity.sum())
+            rows = slice(top, top + _ROWS + 2 * _RADIUS)
+            level = float(images[1][rows].mean())
+            x, y = (np.subtract(image[rows], level, dtype=precision) for image in images)
+            similarity = _similarity(x, y, blur, level)
+            total += float(similarity.sum(dtype=np.float64))
             count += similarity.size
         return total / count
 
@@ -112,14 +117,14 @@ class SSIM(ImageMetric):
             raise ValueError(f"restored: expected at least {side} x {side} after the crop, got {height} x {width}")
 
 
-def _similarity(x: Values, y: Values, blur: Callable[[Any], Any]) -> Any:
-    """Return the map of similarities of two images in [0, 255], smaller by what ``blur`` takes away."""
+def _similarity(x: Values, y: Values, blur: Callable[[Any], Any], level: float = 0.0) -> Any:
+    """Return the map of similarities of x + level and y + level, in [0, 255]; ``blur`` makes it smaller."""
     mean_x, mean_y = blur(x), blur(y)
-    product = mean_x * mean_y
-    squares = mean_x * mean_x + mean_y * mean_y
-    covariance = blur(x * y) - product
-    variances = blur(x * x + y * y) - squares  # the formula needs their sum only
-    return ((2 * product + _C1) * (2 * covariance + _C2)) / ((squares + _C1) * (variances + _C2))
+    covariance = blur(x * y) - mean_x * mean_y
+    variances = blur(x * x + y * y) - (mean_x * mean_x + mean_y * mean_y)  # the formula needs their sum only
+    mean_x, mean_y = mean_x + level, mean_y + level
+    luminance = (2 * (mean_x * mean_y) + _C1) / (mean_x * mean_x + mean_y * mean_y + _C1)
+    return luminance * (2 * covariance + _C2) / (variances + _C2)
 
 
 def _mixing(channels: int) -> Array:
