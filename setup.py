@@ -28,6 +28,7 @@ setup(
         "opencv-python-headless>=4.8.1.78",  # older ones carry a hole in libwebp (CVE-2023-4863)
         "PyYAML>=6",
         "lmdb>=1.4",
+        "filelock",
         "tqdm",
         "tensorboard",
         "scikit-image",

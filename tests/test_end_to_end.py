@@ -14,7 +14,7 @@ from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
 
 
-class Stop(Exception):
+class StopHereError(Exception):
     pass
 
 
@@ -28,12 +28,13 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, options, before: int) -> None:
 
     def stopping(self, batches, step):
         if step == before:
-            raise Stop
+            raise StopHereError
         return original(self, batches, step)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(RestorationModel, "train_step", stopping)
-        train(options)
+        with pytest.raises(StopHereError):
+            train(options)
 
 
 def test_training_leaves_what_the_readme_promises(tiny: Path, tmp_path: Path) -> None:

@@ -21,7 +21,20 @@ _LAZY = {
     "restore": "vsr.inference",
 }
 _SUBPACKAGES = frozenset(
-    {"archs", "config", "data", "engine", "inference", "losses", "metrics", "models", "ops", "optim", "registry", "utils"}
+    [
+        "archs",
+        "config",
+        "data",
+        "engine",
+        "inference",
+        "losses",
+        "metrics",
+        "models",
+        "ops",
+        "optim",
+        "registry",
+        "utils",
+    ]
 )
 __all__ = ["__version__", "build_network", "list_networks", "load_network", "load_options", "restore"]
 

@@ -97,9 +97,14 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file(tmp_path: Path, fract
 def test_a_full_disk_keeps_the_old_file_and_says_what_is_free(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="no space left on the disk") as error, atomic_write(path) as file:
-        file.write(b"new")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write_to_a_full_disk() -> None:
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="no space left on the disk") as error:
+        write_to_a_full_disk()
     assert "are free at" in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"

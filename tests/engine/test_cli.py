@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from kit import launch, kill, run, wait_for_steps
+from kit import kill, launch, run, wait_for_steps
 
 from vsr.engine.cli import test_main as run_test_main
 from vsr.engine.cli import train_main

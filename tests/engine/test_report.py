@@ -166,7 +166,7 @@ def test_many_clips_are_folded_away_below_their_total(tmp_path: Path) -> None:
 def test_a_set_without_ground_truth_has_pictures_but_no_table(tmp_path: Path) -> None:
     example = Example(label="first", key="a", metrics={}, before=picture(0), after=picture(1))
     page = report(tmp_path, records=[Record("a"), Record("b")], baseline=[], examples=[example])
-    assert "2 without ground truth" in page.text
+    assert "2 not measured" in page.text
     assert not page.all("table")
     assert not page.all("svg")
     assert len(page.all("img")) == 2

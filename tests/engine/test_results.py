@@ -30,6 +30,14 @@ def test_the_total_of_images_is_the_mean_over_images() -> None:
     assert how(images, ["psnr"]) == "3 images; totals are means over images"
 
 
+def test_images_in_folders_are_images_all_the_same() -> None:
+    images = [
+        Record("GOPR/1", {"psnr": 30.0}, image=True),
+        *(Record(f"GP/{i}", {"psnr": 33.0}, image=True) for i in "ab"),
+    ]
+    assert totals(images, ["psnr"]) == {"psnr": 32.0}
+
+
 def test_the_order_of_clips_does_not_matter_but_is_kept() -> None:
     mixed = [CLIPS[2], CLIPS[0], CLIPS[1]]
     assert totals(mixed, ["psnr"]) == totals(CLIPS, ["psnr"])
@@ -53,12 +61,12 @@ def test_a_value_that_is_not_a_number_shows() -> None:
 def test_what_has_no_ground_truth_is_said_and_enters_no_mean() -> None:
     records = [*CLIPS, Record("b/1"), Record("c/0")]
     assert totals(records, ["psnr", "lpips"]) == {"psnr": 25.5}
-    assert "2 without ground truth, not measured" in how(records, ["psnr"])
+    assert "2 not measured (no ground truth, or no val.metrics)" in how(records, ["psnr"])
     assert totals([Record("c/0")], ["psnr"]) == {}
     table = format_table("mine", [Record("c/0"), Record("c/1")], DEFINITIONS, [])
     assert table == (
         "mine: 2 frames of 1 clip; totals are means over each clip's frames, then over clips; "
-        "2 without ground truth, not measured"
+        "2 not measured (no ground truth, or no val.metrics)"
     )
 
 

@@ -12,9 +12,11 @@ from vsr.engine.train import train
 
 
 def test_validating_on_frames_that_are_trained_on_is_refused(tiny: Path, clips: Path) -> None:
-    with pytest.raises(ValueError, match=r"datasets\.val: expected frames that datasets\.train does not hold, .* share 2"):
-        train(load_options(tiny, [f"datasets.val.dataroot_gt={clips}/train/a", "datasets.val.frames=[4, 5]",
-                                  "datasets.val.num_frame=3", "datasets.train.clips=[a]"]))  # fmt: skip
+    overrides = [f"datasets.val.dataroot_gt={clips}/train/a", "datasets.val.frames=[4, 5]", "datasets.train.clips=[a]"]
+    with pytest.raises(
+        ValueError, match=r"datasets\.val: expected frames that datasets\.train does not hold, .*share 2"
+    ):
+        train(load_options(tiny, overrides))
 
 
 def test_parts_of_one_clip_may_be_trained_and_validated_on(tiny: Path, clips: Path) -> None:
@@ -66,8 +68,8 @@ def test_a_frame_that_cannot_be_read_ends_the_run_with_its_name(
 
 @pytest.mark.fault
 def test_a_run_that_diverges_stops_and_says_so(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train.max_bad_steps=2", "train.optim_g.lr=1e30", "train.scheduler=null", "train.pixel_opt.type=MSELoss"]
-    assert train_main(["-opt", str(tiny), "--set", *arguments]) == 1
+    changes = ["train.max_bad_steps=2", "train.optim_g.lr=1e30", "train.scheduler=null", "train.pixel_opt.type=MSELoss"]
+    assert train_main(["-opt", str(tiny), "--set", *changes]) == 1
     assert "train.max_bad_steps: 2" in capsys.readouterr().err
 
 

@@ -47,7 +47,9 @@ def test_a_step_reads_nothing_back_from_the_device(tiny: Path) -> None:
             torch.ones(()).item()  # the guard itself works
 
 
-@pytest.mark.parametrize("optimizer", ["{type: Adam, lr: 1e-3}", "{type: AdamW, lr: 1e-3}", "{type: SGD, lr: 1e-3, momentum: 0.9}"])
+@pytest.mark.parametrize(
+    "optimizer", ["{type: Adam, lr: 1e-3}", "{type: AdamW, lr: 1e-3}", "{type: SGD, lr: 1e-3, momentum: 0.9}"]
+)
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.fault
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tiny: Path, optimizer: str, first: bool) -> None:
@@ -124,7 +126,7 @@ def test_settings_changed_in_the_option_file_hold_after_a_resume(tiny: Path) -> 
     other = make_model(tiny, "train.optim_g.betas=[0.5, 0.6]")
     other.load_state_dict(model.state_dict(), "here")
     assert list(other.optimizer.param_groups[0]["betas"]) == [0.5, 0.6]
-    with pytest.raises(ValueError, match="expected the parameter groups of train.lr_mul"):
+    with pytest.raises(ValueError, match=r"expected the parameter groups of train\.lr_mul"):
         make_model(tiny, "train.lr_mul={last: 0.5}").load_state_dict(model.state_dict(), "here")
 
 
@@ -152,7 +154,7 @@ def test_samples_that_the_network_cannot_take_are_refused(tiny: Path, sample: di
 def test_crops_must_suit_the_network(tiny: Path) -> None:
     model = make_model(tiny, "model_type=ImageModel", "network_g={type: FrameNet}")
     sample = {"lq": torch.zeros(3, 7, 7, dtype=torch.uint8), "gt": torch.zeros(3, 14, 14, dtype=torch.uint8)}
-    with pytest.raises(ValueError, match="multiples of 2 for FrameNet, got 7x7. Use a multiple of 4"):
+    with pytest.raises(ValueError, match=r"multiples of 2 for FrameNet, got 7x7\. Use a multiple of 4"):
         model.check_sample(sample, "datasets.train", train=True)
     model.check_sample(sample, "datasets.val", train=False)  # there the frame is padded
 

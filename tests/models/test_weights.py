@@ -46,7 +46,7 @@ def test_safetensors_are_read(network: tiny_networks.WindowNet, tmp_path: Path) 
 def test_a_checkpoint_of_another_network_is_refused_with_names_and_shapes() -> None:
     wide = tiny_networks.WindowNet(width=16).state_dict()
     wide["frist.bias"] = wide.pop("first.bias")
-    with pytest.raises(ValueError, match="1 missing: first.bias") as error:
+    with pytest.raises(ValueError, match=r"1 missing: first\.bias") as error:
         fill(tiny_networks.WindowNet(), wide, source="net.pth")
     text = str(error.value)
     assert text.startswith("net.pth: expected the 4 tensors of WindowNet, got 4.")

@@ -116,7 +116,9 @@ def load(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: expected a training state (path.resume_state), found no such file.")
     fault = _fault(path)
     if fault:
-        raise ValueError(f"{path}: expected a whole training state, but {fault}. Name another one, or none for the newest valid.")
+        raise ValueError(
+            f"{path}: expected a whole training state, but {fault}. Name another one, or none for the newest valid."
+        )
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if not {"step", "draw", "model"} <= state.keys():
         raise ValueError(f"{path}: expected a training state of vsr, got the entries {', '.join(state)}.")

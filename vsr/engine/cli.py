@@ -37,8 +37,9 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--set", "--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="change options: train.total_iter=100 network_g.num_feat=32 (also a:b=v)",
     )  # fmt: skip
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], help="ignored: torchrun's environment tells")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help="ignored: torchrun's environment tells")
+    ignored = "ignored: torchrun's environment tells"
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], help=ignored)
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=ignored)
     return parser
 
 
@@ -79,9 +80,9 @@ def _explain(given: argparse.Namespace) -> None:
         if present
     ]
     if ignored:
-        log.info("ignored: %s (the environment says how many processes there are, and runs always resume)", ", ".join(ignored))
+        log.info("ignored: %s (the environment tells the processes, and runs always resume)", ", ".join(ignored))
     if given.launcher in ("pytorch", "slurm") and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             f"--launcher {given.launcher}: expected the environment of torchrun (WORLD_SIZE, RANK ...), found none. "
-            f"Start with torchrun{' (srun torchrun ...)' if given.launcher == 'slurm' else ''}, or leave --launcher out for one process."
+            f"Start with {'srun ' if given.launcher == 'slurm' else ''}torchrun, or leave it out for one process."
         )

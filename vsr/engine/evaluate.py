@@ -77,11 +77,8 @@ class EvaluationSet:
             model.inference_network.eval()
             images = (self.bicubic(batch), model.restore(batch), batch.get("gt"))
         frame = [name[0] for name in batch["frames"]].index(key.rpartition("/")[2]) if "frames" in batch else 0
-        before, after, target = (
-            to_uint8(image.reshape(-1, *image.shape[-3:])[frame]) if image is not None else None for image in images
-        )
-        assert before is not None and after is not None, "only the ground truth may be absent"
-        return before, after, target
+        pictures = [to_uint8(image.reshape(-1, *image.shape[-3:])[frame]) for image in images if image is not None]
+        return pictures[0], pictures[1], pictures[2] if len(pictures) > 2 else None
 
 
 def definitions(model: RestorationModel) -> Mapping[str, str]:
@@ -89,8 +86,8 @@ def definitions(model: RestorationModel) -> Mapping[str, str]:
     return {name: metric.definition for name, metric in model.metrics.items()}
 
 
-def is_better(options: Options, model: RestorationModel, name: str) -> bool:
-    """Whether a higher value of the metric is better: as ``val.metrics.<name>.better`` says, else the metric itself."""
+def higher_is_better(options: Options, model: RestorationModel, name: str) -> bool:
+    """Whether a higher value is better: as ``val.metrics.<name>.better`` says, else the metric itself."""
     stated = options.val.metrics[name].better
     return bool(model.metrics[name].higher_is_better) if stated is None else stated == "higher"
 

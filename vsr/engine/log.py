@@ -38,8 +38,8 @@ class TrainLog:
         self._since = self._step_end = time.perf_counter()
         self._writer: Any = None
         self._failed: set[str] = set()
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(initial=start, total=total, unit="it", disable=not (terminal and dist.is_main()), dynamic_ncols=True)
+        shown = dist.is_main() and sys.stderr.isatty()
+        self._bar = tqdm(initial=start, total=total, unit="step", disable=not shown, dynamic_ncols=True)
 
     def data_ready(self) -> None:
         """Call when a batch has come: what passed since the last step is time spent waiting for data."""
@@ -72,7 +72,8 @@ class TrainLog:
         numbers = dict(zip(self._sums, values.tolist(), strict=True))  # here the host waits for the device
         elapsed = time.perf_counter() - self._since
         seconds, data = elapsed / self._count, self._data_time / self._count
-        entry: dict[str, Any] = {"step": step, "lr": rate, **numbers, "time": seconds, "data_time": data, "memory": memory()}
+        entry: dict[str, Any] = {"step": step, "lr": rate, **numbers}
+        entry |= {"time": seconds, "data_time": data, "memory": memory()}
         if self.options.log_keys:
             entry["keys"] = keys
         self._sums, self._count, self._data_time, self._since = {}, 0, 0.0, time.perf_counter()
@@ -88,7 +89,7 @@ class TrainLog:
         if data > 0.1 * seconds and not self._warned_of_data:
             self._warned_of_data = True
             log.warning(
-                "the loop waits for data %.0f%% of the time: raise datasets.train.num_worker_per_gpu, or set cache_data: true",
+                "the loop waits for data %.0f%% of the time: raise num_worker_per_gpu of the set, or cache_data: true",
                 100 * data / seconds,
             )
         self.write(entry)

@@ -178,7 +178,7 @@ def _curve(part: SetReport, name: str) -> str:
     if beside:
         curves["bicubic"] = [beside.get(record.key, {}).get(name, math.nan) for record in part.records]
     video = is_video(part.records)
-    clips = [record.key.rpartition("/")[0] if video else "" for record in part.records]
+    clips = [record.clip for record in part.records]
     svg = chart(curves, clips, y_label=name, x_label="frame" if video else "image")
     return (
         f'<h3>{escape(name)} of each {"frame" if video else "image"}</h3>\n<div class="wide">{svg}</div>\n'

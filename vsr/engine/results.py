@@ -31,15 +31,15 @@ class Row:
 
 
 def is_video(records: Iterable[Record]) -> bool:
-    """Whether the keys name clips: ``clip/frame``."""
-    return any("/" in record.key for record in records)
+    """Whether the records are of frames of clips."""
+    return any(record.clip for record in records)
 
 
 def by_clip(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Group records by clip, in the order in which the clips come; images are one group ''."""
     clips: dict[str, list[Record]] = {}
     for record in records:
-        clips.setdefault(record.key.rpartition("/")[0], []).append(record)
+        clips.setdefault(record.clip, []).append(record)
     return clips
 
 
@@ -76,7 +76,7 @@ def how(records: Sequence[Record], names: Iterable[str]) -> str:
         text = f"{_count(len(records), 'image')}; totals are means over images"
     unmeasured = sum(not record.metrics for record in records)
     if unmeasured:
-        text += f"; {unmeasured} without ground truth, not measured"
+        text += f"; {unmeasured} not measured (no ground truth, or no val.metrics)"
     for name in names:
         values = [record.metrics[name] for record in records if name in record.metrics]
         infinite, undefined = sum(map(math.isinf, values)), sum(map(math.isnan, values))
@@ -152,7 +152,7 @@ def write_csv(path: str | Path, records: Sequence[Record], baseline: Sequence[Re
         others = [f"bicubic {name}" for name in names] if baseline is not None else []
         writer.writerow(["key", "clip", "frame", *names, *others])
         for record in records:
-            clip, _, frame = record.key.rpartition("/")
+            clip, frame = record.clip, record.key.removeprefix(f"{record.clip}/")
             values = [record.metrics.get(name, "") for name in names]
             values += [beside.get(record.key, {}).get(name, "") for name in names] if others else []
             writer.writerow([record.key, clip, frame, *values])

@@ -10,7 +10,7 @@ import torch
 
 from vsr import __version__
 from vsr.config import Options, dump_options
-from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, is_better
+from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, higher_is_better
 from vsr.engine.report import Example, SetReport, pick_examples, write_report
 from vsr.engine.results import format_table, write_csv
 from vsr.engine.run_folder import archive
@@ -66,7 +66,8 @@ def test(options: Options) -> dict[str, list[Record]]:
             write_csv(root / f"{test_set.name}.csv", records, baseline)
             reports.append(report_of(test_set, model, options, records, baseline))
     if dist.is_main():
-        write_report(root / "report.html", title=options.name, facts=facts(model, options, weights, seconds), sets=reports)
+        about = facts(model, options, weights, seconds)
+        write_report(root / "report.html", title=options.name, facts=about, sets=reports)
         if saves(options):
             log.info("pictures: %s", root / "visualization")
         log.info("report: %s", root / "report.html")
@@ -107,15 +108,13 @@ def report_of(
     baseline: list[Record] | None,
 ) -> SetReport:
     """Put together the report of one set, with the pictures of its best, median and worst frame."""
-    higher = {name: is_better(options, model, name) for name in model.metrics}
+    higher = {name: higher_is_better(options, model, name) for name in model.metrics}
     values = {record.key: record.metrics for record in records}
     examples = []
     first = next(iter(model.metrics), None)
     for label, key in pick_examples(records, first, higher[first]) if first else []:
         before, after, target = test_set.pictures(model, key)
-        examples.append(
-            Example(label=label, key=key, metrics=values[key], before=before, after=after, target=target)
-        )
+        examples.append(Example(label=label, key=key, metrics=values[key], before=before, after=after, target=target))
     return SetReport(
         name=test_set.name,
         records=records,
@@ -135,7 +134,7 @@ def facts(model: RestorationModel, options: Options, weights: str, seconds: dict
         "Checkpoint": weights,
         "Scale": f"x{options.scale}",
         "Device": f"{device}, {dist.world_size()} process{'es' if dist.world_size() > 1 else ''}",
-        "Time": ", ".join(f"{name}: {value:.3f} s a frame (restored, measured, saved)" for name, value in seconds.items()),
+        "Time": ", ".join(f"{name}: {t:.3f} s a frame (restored, measured, saved)" for name, t in seconds.items()),
         "Versions": f"vsr {__version__}, torch {torch.__version__}",
         "Date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from vsr.config import Options
 from vsr.engine import checkpoint
-from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, is_better
+from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, higher_is_better
 from vsr.engine.log import TrainLog
 from vsr.engine.results import format_table, totals
 from vsr.engine.run_folder import RunFolder
@@ -69,8 +69,8 @@ class Validation:
         best = memory.get("best")
         if math.isnan(value):
             return
-        higher = is_better(self.options, self.model, name)
-        if best is None or best["metric"] != name or (value > best["value"]) == higher and value != best["value"]:
+        sign = 1 if higher_is_better(self.options, self.model, name) else -1
+        if best is None or best["metric"] != name or sign * value > sign * best["value"]:
             checkpoint.save_weights(self.folder, self.model, "net_g_best.pth")
             memory["best"] = {"step": step, "metric": name, "value": value}
         else:

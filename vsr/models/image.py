@@ -14,8 +14,8 @@ class ImageModel(RestorationModel):
         shape: Any = tuple(sample["lq"].shape)
         if len(shape) != 3:
             raise ValueError(
-                f"{where}.type: expected a data set of images (3, h, w) for model_type ImageModel, got samples of {shape}. "
-                "Use PairedImageDataset, or model_type: VideoModel."
+                f"{where}.type: expected a data set of images (3, h, w) for model_type ImageModel, "
+                f"got samples of {shape}. Use PairedImageDataset, or model_type: VideoModel."
             )
         temporal = getattr(self.network_g, "temporal", "image")
         if temporal != "image":

@@ -53,9 +53,7 @@ class RestorationModel:
             )
         if options.path.pretrain_network_g:
             weights = read_weights(options.path.pretrain_network_g, options.path.param_key_g)
-            fill(
-                self.network_g, weights, source=options.path.pretrain_network_g, strict=options.path.strict_load_g
-            )
+            fill(self.network_g, weights, source=options.path.pretrain_network_g, strict=options.path.strict_load_g)
         self.metrics = {name: METRICS.build(metric.metric.as_option()) for name, metric in options.val.metrics.items()}
         self.network_ema: nn.Module | None = None
         if train:
@@ -64,9 +62,7 @@ class RestorationModel:
     def _prepare_training(self) -> None:
         options = self.options.train
         assert options is not None, "train.py checks that the option file has a train section"
-        self.criteria = {
-            name: LOSSES.build(loss.as_option()).to(self.device) for name, loss in options.losses.items()
-        }
+        self.criteria = {name: LOSSES.build(loss.as_option()).to(self.device) for name, loss in options.losses.items()}
         self.optimizer = build_optimizer(
             options.optim_g.as_option(), self.network_g.named_parameters(), lr_mul=options.lr_mul
         )
@@ -93,9 +89,7 @@ class RestorationModel:
     def prepare(self, batch: Batch) -> dict[str, Any]:
         """Move a batch to the device; there uint8 images become float32 in [0, 1]."""
         moved = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        return {
-            k: v.float() / 255 if isinstance(v, Tensor) and v.dtype == torch.uint8 else v for k, v in moved.items()
-        }
+        return {k: v.float() / 255 if isinstance(v, Tensor) and v.dtype == torch.uint8 else v for k, v in moved.items()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Run the network on a prepared batch; return ``restored`` and what the losses want to see."""
@@ -141,7 +135,8 @@ class RestorationModel:
 
     def _no_sync(self) -> contextlib.AbstractContextManager[None]:
         """Accumulate gradients without exchanging them: only a step's last micro-batch does."""
-        return self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else contextlib.nullcontext()
+        parallel = self.parallel
+        return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else contextlib.nullcontext()
 
     def _update(self) -> Tensor:
         """Apply the gradients to the weights, and the weights to their average; return the norm."""
@@ -154,7 +149,8 @@ class RestorationModel:
         if self.network_ema is not None:
             assert self.options.train is not None
             weight = (1 - self.options.train.ema_decay) * (1 - skipped)
-            average, current = list(self.network_ema.parameters()), list(self.network_g.parameters())
+            average: list[Tensor] = list(self.network_ema.parameters())
+            current: list[Tensor] = list(self.network_g.parameters())
             with torch.no_grad():
                 change = torch._foreach_sub(current, average)
                 torch._foreach_mul_(change, weight)
@@ -199,13 +195,14 @@ class RestorationModel:
         records = []
         for batch in loader:
             frames = (restore or self.restore)(self.prepare(batch))
+            image = batch["lq"].dim() == 4
             for (key, target), frame in zip(_frames(batch), frames.reshape(-1, *frames.shape[-3:]), strict=True):
-                image = to_uint8(frame)
+                picture = to_uint8(frame)
                 if on_frame:
-                    on_frame(key, image)
-                measured = {n: m.measure(image, target) for n, m in self.metrics.items()} if target is not None else {}
-                records.append((key, measured))
-        return [Record(key=key, metrics=values) for part in dist.gather_json(records) for key, values in part]
+                    on_frame(key, picture)
+                values = {n: m.measure(picture, target) for n, m in self.metrics.items()} if target is not None else {}
+                records.append((key, values, image))
+        return [Record(*record) for part in dist.gather_json(records) for record in part]
 
     # ---------------------------------------------------------------- checks and state
 
@@ -225,9 +222,10 @@ class RestorationModel:
                 f"{where}.gt_size: expected LQ crops whose sides are multiples of {multiple} for {name}, "
                 f"got {height}x{width}. Use a multiple of {multiple * self.options.scale}."
             )
-        if "gt" in sample and tuple(sample["gt"].shape[-2:]) != (height * self.options.scale, width * self.options.scale):
+        scale = self.options.scale
+        if "gt" in sample and tuple(sample["gt"].shape[-2:]) != (height * scale, width * scale):
             raise ValueError(
-                f"{where}: expected GT of {self.options.scale} times the LQ size {height}x{width} (scale), "
+                f"{where}: expected GT of {scale} times the LQ size {height}x{width} (scale), "
                 f"got {'x'.join(map(str, sample['gt'].shape[-2:]))}. Check the roots and scale."
             )
         if train and "gt" not in sample:
@@ -251,7 +249,9 @@ class RestorationModel:
             fill(self.network_ema, state["network_ema"] or state["network_g"], source=str(source))
         multipliers = [group["lr_mul"] for group in self.optimizer.param_groups]
         if [group["lr_mul"] for group in state["optimizer"]["param_groups"]] != multipliers:
-            raise ValueError(f"{source}: expected the parameter groups of train.lr_mul, {multipliers}. Do not change it within a run.")
+            raise ValueError(
+                f"{source}: expected the parameter groups of train.lr_mul, {multipliers}. Keep it as it was."
+            )
         own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         for group, settings in zip(self.optimizer.param_groups, own, strict=True):
@@ -271,10 +271,8 @@ class RestorationModel:
 def _frames(batch: Batch) -> list[tuple[str, np.ndarray | None]]:
     """Name each output frame of a validation batch of one, with its ground truth as uint8 (h, w, 3)."""
     key: str = batch["key"][0]
-    if "frames" in batch:  # a whole clip; the loader made a list of one-element lists of the names
-        keys = [f"{key}/{frame[0]}" for frame in batch["frames"]]
-    else:
-        keys = [key]
+    # "frames" stands in whole clips; the loader made a list of one-element lists of the names.
+    keys = [f"{key}/{frame[0]}" for frame in batch["frames"]] if "frames" in batch else [key]
     if "gt" not in batch:
         return [(key, None) for key in keys]
     targets = batch["gt"].reshape(-1, *batch["gt"].shape[-3:]).permute(0, 2, 3, 1).contiguous().numpy()

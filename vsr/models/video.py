@@ -27,7 +27,8 @@ class VideoModel(RestorationModel):
         whole_clip = "frames" in sample
         if temporal == "window" and not whole_clip and shape[0] != window:
             raise ValueError(
-                f"{where}.num_frame: expected {window}, the window of network_g ({name}), got {shape[0]}. Make the two equal."
+                f"{where}.num_frame: expected {window}, the window of network_g ({name}), got {shape[0]}. "
+                "Make the two equal."
             )
         per_frame = "gt" in sample and sample["gt"].dim() == 4
         if train and temporal == "window" and per_frame:

@@ -78,11 +78,14 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a checkpoint, found no such file. Check the path (path.pretrain_network_g).")
+        raise FileNotFoundError(
+            f"{path}: expected a checkpoint, found no such file. Check the path (path.pretrain_network_g)."
+        )
     content = _read(path)
     if param_key is not None and param_key not in content:
+        found = ", ".join(sorted(map(str, content))[:5])
         raise ValueError(
-            f"{path}: expected the entry '{param_key}' (path.param_key_g), found {', '.join(sorted(map(str, content))[:5])}. "
+            f"{path}: expected the entry '{param_key}' (path.param_key_g), found {found}. "
             "Leave param_key_g out to take what is there."
         )
     key = param_key or next((entry for entry in _ENTRIES if isinstance(content.get(entry), dict)), None)
@@ -106,7 +109,9 @@ def _read(path: Path) -> dict[Any, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: expected a PyTorch checkpoint, could not read it: {error}. Fetch or copy it again.") from error
+        raise ValueError(
+            f"{path}: expected a PyTorch checkpoint, could not read it: {error}. Fetch or copy it again."
+        ) from error
     except Exception as error:  # UnpicklingError without importing pickle: refuses code, and non-checkpoints
         if type(error).__name__ != "UnpicklingError":
             raise
@@ -115,7 +120,9 @@ def _read(path: Path) -> dict[Any, Any]:
             f"which was not run: {str(error).splitlines()[0]}"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a dict of tensors, got {type(content).__name__}. Save the state_dict, not the module.")
+        raise ValueError(
+            f"{path}: expected a dict of tensors, got {type(content).__name__}. Save the state_dict, not the module."
+        )
     return content
 
 
@@ -140,7 +147,9 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, stri
         fitting = {name: weights[name] for name in own if name in weights and name not in unlike}
         report = _mismatch(network, own, weights, missing, unexpected, unlike)
         if strict or not fitting:
-            raise ValueError(f"{source}: {report} Set network_g to what the checkpoint holds, or path.strict_load_g: false.")
+            raise ValueError(
+                f"{source}: {report} Set network_g to what the checkpoint holds, or path.strict_load_g: false."
+            )
         log.warning("%s: %d of %d tensors loaded. %s", source, len(fitting), len(own), report)
         weights = fitting
     network.load_state_dict(weights, strict=False)

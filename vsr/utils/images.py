@@ -27,7 +27,7 @@ Frame = npt.NDArray[np.uint8]  # (h, w, 3) RGB
 Image = TypeVar("Image", Array, Tensor)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_HEADER_BYTES = 1 << 20  # enough for the tables, previews and profiles that stand before the pixels
+_HEADER_BYTES = 1 << 16  # enough for what usually stands before the pixels; else the file is decoded
 
 
 def natural_key(text: str) -> tuple[list[Any], str]:
