@@ -238,13 +238,8 @@ def test_ycbcr_of_a_tensor_equals_the_official_conversion(y_only: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["ycbcr2rgb", "ycbcr2bgr"])
-def test_the_way_back_equals_the_official_one_where_the_colour_exists(name: str) -> None:
-    exact = getattr(images, name)(COLOR["u8"] / 255) * 255
-    result, expected = getattr(images, name)(COLOR["u8"]), COLOR[f"{name}_u8"]
-    exists = (exact > -0.5) & (exact < 255.5)
-    assert 0.3 < exists.mean() < 0.9
-    assert np.array_equal(result[exists], expected[exists])
-    assert set(result[~exists].tolist()) == {0, 255}  # theirs wraps around, a bright spot turns black
+def test_the_way_back_equals_the_official_one(name: str) -> None:
+    assert np.array_equal(getattr(images, name)(COLOR["u8"]), COLOR[f"{name}_u8"])
     assert np.abs(getattr(images, name)(COLOR["f32"]) - COLOR[f"{name}_f32"]).max() <= 1e-6
 
 

@@ -267,7 +267,8 @@ def bgr2ycbcr(image: Array, *, y_only: bool = False) -> Array:
 def ycbcr2rgb(image: Array) -> Array:
     """Convert YCbCr (h, w, 3), uint8 or float in [0, 1], to RGB of the same type.
 
-    A colour outside RGB is clipped in uint8 (the official function wraps it around) and kept in float.
+    A colour outside RGB keeps its value in float. In uint8 it wraps around, 256 being 0, as in the official
+    function (BasicSR's): convert in float and clip where such colours occur.
     """
     return _convert(image, lambda ycbcr: _affine(255.0 * ycbcr, _YCBCR_TO_RGB, _RGB_OFFSET), False)
 
@@ -294,7 +295,7 @@ def _convert(image: Array, conversion: Callable[[Array], Array], drop_channels: 
     if drop_channels:
         result = result[..., 0]
     if image.dtype == np.uint8:
-        return np.rint(result).clip(0, 255).astype(np.uint8)
+        return np.rint(result).astype(np.int64).astype(np.uint8)  # modulo 256; RGB to YCbCr never leaves the range
     return (result / 255.0).astype(image.dtype)
 
 
