@@ -15,8 +15,8 @@ from vsr.models.weights import build_network
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "options").rglob("*.yml"))
 
-# Parameters of the official networks: EDVR-M and MSRResNet from the official classes; EDVR-L is published as 20.6 M with
-# TSA, and its deblurring form adds the predeblur module.
+# Parameters of the official classes; EDVR-L is published as 20.6 M
+# with TSA, and its deblurring form adds the predeblur module.
 PARAMETERS = {
     "options/train/EDVR/edvr_m_x4_reds_wotsa.yml": 2_996_259,
     "options/test/EDVR/edvr_m_x4_reds4.yml": 3_300_131,
