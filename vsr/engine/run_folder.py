@@ -42,9 +42,13 @@ class RunFolder:
                 for leftover in folder.glob(".*.tmp"):  # of a write that a killed process began
                     leftover.unlink()
             self._take_lock()
+        dist.barrier()
+
+    def write_options(self, options: Options) -> None:
+        """Write the complete options, with which the run can be repeated."""
+        if dist.is_main():
             with atomic_write(self.root / "options.yml", "w") as file:
                 file.write(dump_options(options))
-        dist.barrier()
 
     def _take_lock(self) -> None:
         self._lock = (self.root / ".lock").open("a+")

@@ -1,8 +1,11 @@
-"""The training run: read ``train`` from top to bottom."""
+"""The training run: read ``_train`` from top to bottom."""
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vsr.config import Options, dump_options
 from vsr.data.loader import build_dataset, build_train_loader
@@ -29,10 +32,14 @@ def train(options: Options, *, fresh: bool = False) -> None:
     if options.train is None:
         raise ValueError("train: expected this section in the option file, found none. Add it, or use test.py.")
     device = dist.init(options.dist.timeout)
-    folder = RunFolder(options, fresh=fresh)
-    logs.to_file(folder.root / "train.log")
-    log.info("run folder: %s", folder.root)
+    with closing(RunFolder(options, fresh=fresh)) as folder:
+        logs.to_file(folder.root / "train.log")
+        log.info("run folder: %s", folder.root)
+        _train(options, folder, device)
 
+
+def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
+    assert options.train is not None
     section = options.datasets["train"]
     train_set = build_dataset(section, scale=options.scale, seed=options.manual_seed, key="train")
     val_sets = [EvaluationSet(key, options) for key in options.datasets if key != "train"]
@@ -42,6 +49,7 @@ def train(options: Options, *, fresh: bool = False) -> None:
         model.check_sample(val_set.dataset[0], f"datasets.{val_set.key}", train=False)
         check_disjoint(train_set, val_set)
 
+    folder.write_options(options)  # now that they are known to work
     start, draw = resume(model, options, folder)
     total = options.train.total_iter
     describe(model, options, len(train_set), start)
@@ -57,29 +65,26 @@ def train(options: Options, *, fresh: bool = False) -> None:
         num_batches=max(total - start, 0),
     )
     loader = build_train_loader(train_set, section, sampler, pin_memory=device.type == "cuda")
-    progress = TrainLog(options.logger, folder.root, start=start, total=total)
-    validation = Validation(options, model, val_sets, folder, progress)
-    validation.catch_up(start)
 
-    for step, batch in enumerate(loader, start=start + 1):
-        progress.data_ready()
-        terms = model.train_step([batch], step)
-        draw += draws_a_step
-        told = progress.step(step, terms, rate=model.schedule(step), keys=batch["key"])
-        if told:
-            stop_if_diverged(model, step)
-        # The state first: a run that is killed while it validates has lost nothing.
-        if step % options.logger.save_checkpoint_freq == 0 or step == total:
-            if dist.is_main():
-                checkpoint.save(folder, model, options, step=step, draw=draw)
-            dist.barrier()
-        if validation.due(step):
-            validation.run(step)
-        progress.pause()
-
+    with closing(TrainLog(options.logger, folder.root, start=start, total=total)) as progress:
+        validation = Validation(options, model, val_sets, folder, progress)
+        validation.catch_up(start)
+        for step, batch in enumerate(loader, start=start + 1):
+            progress.data_ready()
+            terms = model.train_step([batch], step)
+            draw += draws_a_step
+            told = progress.step(step, terms, rate=model.schedule(step), keys=batch["key"])
+            if told:
+                stop_if_diverged(model, step)
+            # The state first: a run that is killed while it validates has lost nothing.
+            if step % options.logger.save_checkpoint_freq == 0 or step == total:
+                if dist.is_main():
+                    checkpoint.save(folder, model, options, step=step, draw=draw)
+                dist.barrier()
+            if validation.due(step):
+                validation.run(step)
+            progress.pause()
     log.info("finished: %d steps. Weights, logs and states: %s", total, folder.root)
-    progress.close()
-    folder.close()
 
 
 def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tuple[int, int]:

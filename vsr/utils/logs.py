@@ -31,9 +31,13 @@ def setup() -> None:
 
 
 def to_file(path: Path) -> None:
-    """Append the log lines, with their tracebacks, to ``path`` as well; on rank 0 alone."""
+    """Append the log lines, with their tracebacks, to ``path`` and no other file; on rank 0 alone."""
+    logger = logging.getLogger("vsr")
+    for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+        logger.removeHandler(handler)
+        handler.close()
     if not dist.is_main():
         return
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("vsr").addHandler(handler)
+    logger.addHandler(handler)
