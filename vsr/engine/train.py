@@ -125,6 +125,12 @@ def describe(model: RestorationModel, options: Options, samples: int, start: int
         samples, section.dataset_enlarge_ratio, dist.world_size(), section.batch_size_per_gpu, batch,
         options.train.total_iter * batch / (samples * section.dataset_enlarge_ratio), options.train.total_iter,
     )  # fmt: skip
+    periods = options.train.scheduler.args.get("periods") if options.train.scheduler else None
+    if periods and sum(periods) < options.train.total_iter:
+        log.warning(
+            "train.scheduler.periods end at step %d, before train.total_iter (%d); the rate then stays as it is",
+            sum(periods), options.train.total_iter,
+        )  # fmt: skip
     if start >= options.train.total_iter:
         log.info("this run is already finished: raise train.total_iter to go on, or start over with --fresh")
 
