@@ -2,22 +2,11 @@
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
+from kit import write_frames
 
 torch.set_num_threads(1)  # the suite's sums must not depend on the machine's cores
-
-
-def write_frames(folder: Path, count: int, size: tuple[int, int], *, seed: int, suffix: str = ".png") -> None:
-    """Write ``count`` frames of a smooth random texture that drifts by a pixel a frame."""
-    height, width = size
-    folder.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 8, width // 4 + 8, 3), dtype=np.uint8)
-    texture = cv2.resize(noise, (width + count, height + count), interpolation=cv2.INTER_CUBIC)
-    for i in range(count):
-        cv2.imwrite(str(folder / f"{i:04d}{suffix}"), texture[i : i + height, i : i + width])
 
 
 @pytest.fixture

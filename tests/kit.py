@@ -1,4 +1,4 @@
-"""Running whole trainings from tests, and comparing what they leave."""
+"""Clips for the tests to train on; running whole trainings, and comparing what they leave."""
 
 import json
 import os
@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,3 +110,13 @@ def assert_same_run(first: Path, second: Path, step: int) -> None:
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
     assert history(first) == history(second)
     assert sorted(history(first)) == list(range(1, step + 1))
+
+
+def write_frames(folder: Path, count: int, size: tuple[int, int], *, seed: int, suffix: str = ".png") -> None:
+    """Write ``count`` frames of a smooth random texture that drifts by a pixel a frame."""
+    height, width = size
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 8, width // 4 + 8, 3), dtype=np.uint8)
+    texture = cv2.resize(noise, (width + count, height + count), interpolation=cv2.INTER_CUBIC)
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i:04d}{suffix}"), texture[i : i + height, i : i + width])

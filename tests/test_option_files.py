@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_frames
-from kit import history
+from kit import history, write_frames
 
 from vsr.config import Options, dump_options, load_options
 from vsr.engine.test import test as run_test

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_frames
+from kit import write_frames
 
 from vsr.config import load_options
 from vsr.engine.cli import train_main
