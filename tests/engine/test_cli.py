@@ -53,12 +53,32 @@ def test_testing_without_weights_says_what_to_do(tiny: Path, capsys: pytest.Capt
 
 
 @pytest.mark.fault
-def test_two_runs_cannot_write_into_one_folder(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_two_runs_cannot_write_into_one_folder(tiny: Path, tmp_path: Path, fresh: list[str]) -> None:
+    root = tmp_path / "experiments" / "tiny"
     process = launch("train.py", "-opt", str(tiny), "--set", "train.total_iter=100000")
     try:
-        wait_for_steps(tmp_path / "experiments" / "tiny", 1, process)
-        status, output = run("train.py", "-opt", str(tiny))
+        wait_for_steps(root, 1, process)
+        half_written = root / "models" / ".net_g_4.pth.x.tmp"
+        half_written.touch()
+        status, output = run("train.py", "-opt", str(tiny), *fresh)
+        assert half_written.exists()
     finally:
         kill(process)
     assert status == 1
     assert "expected no other run in this folder" in output
+    assert [p.name for p in root.parent.iterdir()] == ["tiny"]  # nothing was archived
+
+
+@pytest.mark.fault
+def test_a_killed_run_is_continued_at_once_though_its_workers_still_live(tiny: Path, tmp_path: Path) -> None:
+    root = tmp_path / "experiments" / "tiny"
+    workers = ["--set", "datasets.train.num_worker_per_gpu=2"]
+    process = launch("train.py", "-opt", str(tiny), *workers, "train.total_iter=100000")
+    try:
+        wait_for_steps(root, 4, process)
+        process.kill()  # alone: the workers notice it seconds later
+        status, output = run("train.py", "-opt", str(tiny), *workers)
+    finally:
+        kill(process)
+    assert status == 0, output

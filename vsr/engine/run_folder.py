@@ -1,6 +1,7 @@
 """The folder of a run: made, resumed, archived, and guarded against a second writer."""
 
 import datetime
+import errno
 import fcntl
 import logging
 import os
@@ -35,13 +36,16 @@ class RunFolder:
         self.visualization = self.root / "visualization"
         self._lock: IO[str] | None = None
         if dist.is_main():
-            if fresh:
+            if fresh and self.root.exists():
+                self._take_lock()  # the folder of a run that is still going is not renamed
                 archive(self.root)
+                self.close()
             for folder in (self.models, self.states):
                 folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            for folder in (self.root, self.models, self.states):
                 for leftover in folder.glob(".*.tmp"):  # of a write that a killed process began
                     leftover.unlink()
-            self._take_lock()
         dist.barrier()
 
     def write_options(self, options: Options) -> None:
@@ -53,8 +57,13 @@ class RunFolder:
     def _take_lock(self) -> None:
         self._lock = (self.root / ".lock").open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it whenever we die
+            # The system frees it whenever we die. Unlike flock's it is not inherited by the loader's
+            # workers, which outlive a killed run by seconds, and would keep the next one out.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                log.warning("%s: not guarded against a second run: its file system has no locks (%s)", self.root, error)
+                return
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
             raise RuntimeError(
