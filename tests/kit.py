@@ -84,6 +84,18 @@ def history(root: Path) -> dict[int, dict[str, Any]]:
     return steps
 
 
+def steps_told(root: Path) -> list[int]:
+    """Return the steps of log.jsonl in the order in which they were taken, the repeated ones too."""
+    lines = (root / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry["step"] for entry in map(json.loads, lines) if "val" not in entry]
+
+
+def validations(root: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """Return each validation's last line of log.jsonl, by step and set."""
+    entries = map(json.loads, (root / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return {(entry["step"], entry["val"]): entry for entry in entries if "val" in entry}
+
+
 def tensors(value: Any, prefix: str = "") -> dict[str, Tensor]:
     """Flatten a nested state into its tensors and numbers, by path."""
     if isinstance(value, Tensor):
@@ -104,11 +116,12 @@ def final_state(root: Path, step: int) -> dict[str, Tensor]:
 
 
 def assert_same_run(first: Path, second: Path, step: int) -> None:
-    """Weights, average, optimiser, losses, learning rates and sample keys are equal bit for bit."""
+    """Weights, average, optimiser, losses, learning rates, sample keys and validations are equal bit for bit."""
     a, b = final_state(first, step), final_state(second, step)
     assert a.keys() == b.keys()
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
     assert history(first) == history(second)
+    assert validations(first) == validations(second) != {}
     assert sorted(history(first)) == list(range(1, step + 1))
 
 

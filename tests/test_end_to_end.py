@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from kit import assert_same_run, final_state, history, kill, launch, run, wait_for_steps
+from kit import assert_same_run, history, kill, launch, run, steps_told, wait_for_steps
 
 from vsr.config import load_options
+from vsr.engine.checkpoint import newest_valid
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
@@ -60,14 +61,17 @@ def test_a_run_stopped_and_continued_equals_one_that_was_not(
     interrupted(monkeypatch, options_of(tiny, name="parts"), before=7)  # two steps after the state of step 4
     train(options_of(tiny, name="parts"))
     assert_same_run(tmp_path / "experiments" / "whole", tmp_path / "experiments" / "parts", 8)
+    # It did go on after step 4, and did not begin again.
+    assert steps_told(tmp_path / "experiments" / "parts") == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]
 
 
 def test_a_finished_run_is_left_as_it_is(tiny: Path, tmp_path: Path) -> None:
     train(options_of(tiny))
-    before = final_state(tmp_path / "experiments" / "tiny", 8)
+    state = tmp_path / "experiments" / "tiny" / "training_states" / "8.state"
+    before = state.stat().st_mtime_ns
     train(options_of(tiny))
-    after = final_state(tmp_path / "experiments" / "tiny", 8)
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert state.stat().st_mtime_ns == before
+    assert steps_told(tmp_path / "experiments" / "tiny") == list(range(1, 9))
 
 
 def test_fresh_archives_the_earlier_run(tiny: Path, tmp_path: Path) -> None:
@@ -93,8 +97,10 @@ def test_killed_at_a_random_moment_the_same_command_gives_the_same_run(
         wait_for_steps(tmp_path / "experiments" / "parts", random.randint(1, 11), process)
     finally:
         kill(process)
+    states = newest_valid(tmp_path / "experiments" / "parts" / "training_states")
     status, output = run("train.py", *parts, world=world)
     assert status == 0, output
+    assert steps_told(tmp_path / "experiments" / "parts").count(1) == (1 if states else 2)  # not begun again
     assert_same_run(tmp_path / "experiments" / "whole", tmp_path / "experiments" / "parts", 12)
 
 

@@ -71,6 +71,30 @@ def test_a_state_that_is_not_there_is_named(tiny: Path) -> None:
         train(load_options(tiny, ["path.resume_state=nowhere.state"]))
 
 
+def test_states_that_a_run_leaves_behind_are_not_taken_for_its_own(tiny: Path, states: Path) -> None:
+    # Of 4 and 8, both of the earlier run, 8 is the newer name: in its place, it would outlive the new run's 5 and 6.
+    train(load_options(tiny, [f"path.resume_state={states / '4.state'}", "train.total_iter=6", "name=tiny"]))
+    assert checkpoint.newest_valid(states) == states / "6.state"
+    assert [p.name for p in states.glob("abandoned_*/*.state")] == ["8.state"]
+
+
+def test_a_refused_continuation_leaves_the_runs_options_as_they_were(tiny: Path, states: Path) -> None:
+    before = (states.parent / "options.yml").read_text()
+    with pytest.raises(ValueError, match="another shape"):
+        train(load_options(tiny, ["network_g.width=12"]))
+    assert (states.parent / "options.yml").read_text() == before
+
+
+def test_a_whole_state_has_its_weights_beside_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_weights", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_options(tiny))
+    assert checkpoint.newest_valid(tmp_path / "experiments" / "tiny" / "training_states") is None
+
+
 def test_only_the_last_states_are_kept(tiny: Path, tmp_path: Path) -> None:
     train(load_options(tiny, ["logger.save_checkpoint_freq=1"]))
     root = tmp_path / "experiments" / "tiny"

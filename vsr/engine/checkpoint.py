@@ -1,5 +1,6 @@
 """Training states: written whole or not at all, and read only when every byte is right."""
 
+import datetime
 import json
 import logging
 import shutil
@@ -20,7 +21,8 @@ def save(folder: RunFolder, model: RestorationModel, options: Options, *, step: 
     """Write ``training_states/<step>.state`` and ``models/net_g_<step>.pth``; call on rank 0 alone.
 
     The state holds everything that an exact continuation needs. Its ``.json`` (size, SHA-256,
-    hash of the options) is written last: a state without it is no state.
+    hash of the options) is written last of all: a state without it is no state, and whoever continues
+    from one finds the weights there, too.
 
     Args:
         folder: Of the run.
@@ -34,11 +36,11 @@ def save(folder: RunFolder, model: RestorationModel, options: Options, *, step: 
     """
     content = {"step": step, "draw": draw, "options": dump_options(options), "model": model.state_dict()}
     path = folder.states / f"{step}.state"
+    save_weights(folder, model, f"net_g_{step}.pth")
     _write(path, content)
     about = {"step": step, "size": path.stat().st_size, "sha256": sha256(path), "options": hash_options(options)}
     with atomic_write(path.with_suffix(".json"), "w") as file:
         json.dump(about, file)
-    save_weights(folder, model, f"net_g_{step}.pth")
     _prune(folder, options.logger.keep_last)
 
 
@@ -77,6 +79,24 @@ def _prune(folder: RunFolder, keep: int) -> None:
             folder.models / f"net_g_{step}.pth",
         ):
             path.unlink(missing_ok=True)
+
+
+def set_aside(states: Path, step: int) -> None:
+    """Move the states of later steps than ``step`` into a folder beside them; call on rank 0 alone.
+
+    A run that continues from an earlier state leaves them behind, broken or not. Where they lay, they
+    would be taken for its own newest ones: kept in place of what it writes, and continued from.
+    """
+    later = [path for path in states.glob("*.state") if path.stem.isdecimal() and int(path.stem) > step]
+    if not later:
+        return
+    target = states / f"abandoned_{datetime.datetime.now():%Y%m%d_%H%M%S}"
+    target.mkdir(exist_ok=True)
+    for path in later:
+        for file in (path.with_suffix(".json"), path):
+            if file.exists():
+                file.rename(target / file.name)
+    log.warning("%d states of later steps than %d were moved to %s", len(later), step, target)
 
 
 def newest_valid(states: Path) -> Path | None:

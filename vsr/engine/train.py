@@ -1,5 +1,6 @@
 """The training run: read ``_train`` from top to bottom."""
 
+import difflib
 import logging
 from contextlib import closing
 from pathlib import Path
@@ -49,8 +50,10 @@ def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
         model.check_sample(val_set.dataset[0], f"datasets.{val_set.key}", train=False)
         check_disjoint(train_set, val_set)
 
-    folder.write_options(options)  # now that they are known to work
     start, draw = resume(model, options, folder)
+    if dist.is_main():
+        checkpoint.set_aside(folder.states, start)
+    folder.write_options(options)  # now that they are known to work, and to fit the states
     total = options.train.total_iter
     describe(model, options, len(train_set), start)
     draws_a_step = section.batch_size_per_gpu * dist.world_size()
@@ -98,8 +101,9 @@ def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tupl
     state = checkpoint.load(Path(path))
     model.load_state_dict(state["model"], path)
     before, now = str(state.get("options", "")).splitlines(), dump_options(options).splitlines()
-    for line in sorted(set(before) ^ set(now), key=str.strip):
-        log.warning("the options differ from the state's: %s %s", "- " if line in before else "+ ", line.strip())
+    for line in difflib.unified_diff(before, now, n=0, lineterm=""):
+        if not line.startswith(("---", "+++", "@@")):
+            log.warning("the options differ from the state's: %s %s", line[0], line[1:].strip())
     log.info("continuing after step %d: %s", state["step"], path)
     return int(state["step"]), int(state["draw"])
 
