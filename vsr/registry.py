@@ -32,12 +32,15 @@ class Registry:
 
     def register(self, entry: C) -> C:
         """Decorator: makes a class or function selectable under its ``__name__``."""
-        first = self._entries.setdefault(entry.__name__, entry)
-        if first is not entry:
+        name, module = entry.__name__, entry.__module__
+        first = self._entries.get(name)
+        # A name of the table is its module's, whether that has been imported yet or not.
+        other = first.__module__ if first is not None else self.table.get(name, module)
+        if first is not entry and (first is not None or other != module):
             raise ValueError(
-                f"{self.kind} '{entry.__name__}' is registered twice: "
-                f"in {first.__module__} and in {entry.__module__}. Rename one of them."
+                f"{self.kind} '{name}' is registered twice: in {other} and in {module}. Rename one of them."
             )
+        self._entries[name] = entry
         return entry
 
     def names(self) -> list[str]:

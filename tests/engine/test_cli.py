@@ -7,6 +7,7 @@ from kit import kill, launch, run, wait_for_steps
 
 from vsr.engine.cli import test_main as run_test_main
 from vsr.engine.cli import train_main
+from vsr.models.restoration import RestorationModel
 
 
 def message(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -82,3 +83,16 @@ def test_a_killed_run_is_continued_at_once_though_its_workers_still_live(tiny: P
     finally:
         kill(process)
     assert status == 0, output
+
+
+def test_an_error_of_our_own_shows_its_traceback_on_the_screen_and_in_the_log(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(RestorationModel, "train_step", broken)
+    assert train_main(["-opt", str(tiny)]) == 1
+    for text in (capsys.readouterr().err, (tmp_path / "experiments" / "tiny" / "train.log").read_text()):
+        assert "Traceback" in text
+        assert "KeyError: 'ours'" in text

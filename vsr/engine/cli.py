@@ -50,13 +50,16 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
         _explain(given)
         command(load_options(given.opt, given.overrides))
     except (ValueError, OSError, RuntimeError) as error:
-        # The file keeps the traceback, should the mistake be ours.
-        log.error("error: %s", _plain(error))
+        # The file keeps the traceback, should the mistake be ours; but only rank 0 has a file.
+        log.error("error: %s", _plain(error), exc_info=isinstance(error, RuntimeError) and not dist.is_main())
         log.debug("traceback of the error above", exc_info=True)
         return 1
     except KeyboardInterrupt:
         log.error("stopped. The same command continues from the last state")
         return 130
+    except Exception:
+        log.exception("an error that should not happen; please report it with this traceback")
+        return 1
     finally:
         dist.shutdown()
     return 0
