@@ -9,6 +9,7 @@ import torch
 from kit import assert_same_run, history, kill, launch, run, steps_told, wait_for_steps
 
 from vsr.config import load_options
+from vsr.data.sampler import TrainSampler
 from vsr.engine.checkpoint import newest_valid
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
@@ -194,3 +195,39 @@ def test_the_launch_lines_that_users_have_work(tiny: Path, launcher: list[str]) 
     )
     assert result.returncode == 0, result.stderr
     assert ("ignored: --launcher" in result.stderr) == bool(extra)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_the_run_still_ends_alike(tiny: Path, tmp_path: Path) -> None:
+    overrides = ["train.total_iter=40", "train.scheduler.periods=[40]", "logger.save_checkpoint_freq=2"]
+    whole = ["-opt", str(tiny), "--set", "name=whole", *overrides]
+    parts = ["-opt", str(tiny), "--set", "name=parts", *overrides]
+    status, output = run("train.py", *whole)
+    assert status == 0, output
+    for _ in range(8):
+        process = launch("train.py", *parts)
+        try:
+            started = len(history(tmp_path / "experiments" / "parts"))
+            wait_for_steps(tmp_path / "experiments" / "parts", min(39, started + random.randint(1, 5)), process)
+        finally:
+            kill(process)
+    status, output = run("train.py", *parts)
+    assert status == 0, output
+    assert_same_run(tmp_path / "experiments" / "whole", tmp_path / "experiments" / "parts", 40)
+
+
+@pytest.mark.slow
+def test_one_process_continues_the_samples_of_two(tiny: Path, tmp_path: Path) -> None:
+    status, output = run("train.py", "-opt", str(tiny), "--set", "train.total_iter=4", world=2)
+    assert status == 0, output
+    train(options_of(tiny))
+    # 11 samples an epoch; 4 steps of 2 processes x 2 took 16 draws, so these are draws 16 to 23.
+    options = options_of(tiny)
+    sampler = TrainSampler(length=11, batch_size=2, seed=options.manual_seed, start_draw=16, num_batches=4)
+    stream = [index for batch in sampler for index, _ in batch]
+    names = [f"{clip}/{i:04d}" for clip, count in (("a", 6), ("b", 5)) for i in range(count)]
+    # A window of 3 that leaves its clip is moved: compare those whose centre can stand where it is.
+    inner = {name for name in names if name not in ("a/0000", "a/0005", "b/0000", "b/0004")}
+    logged = [key for step in (5, 6, 7, 8) for key in history(tmp_path / "experiments" / "tiny")[step]["keys"]]
+    expected = [names[index] for index in stream]
+    assert [k for k, e in zip(logged, expected, strict=True) if e in inner] == [e for e in expected if e in inner]

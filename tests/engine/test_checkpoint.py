@@ -1,6 +1,7 @@
 """Training states: whole or absent, and skipped when a byte is wrong."""
 
 import errno
+import json
 import logging
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kit import ROOT, final_state
+from kit import ROOT, final_state, history
 
 from vsr.config import load_options
 from vsr.engine import checkpoint
@@ -169,3 +170,37 @@ def test_the_files_of_a_run_can_be_read_by_colleagues(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_state_named_in_the_options_is_taken_once(tiny: Path, tmp_path: Path) -> None:
+    """A run that starts from a named state and is stopped goes on from its own states, not from the named one again."""
+    train(load_options(tiny))
+    named = tmp_path / "experiments" / "tiny" / "training_states" / "4.state"
+    other = ["name=other", f"path.resume_state={named}"]
+    train(load_options(tiny, [*other, "train.total_iter=6"]))
+    assert sorted(history(tmp_path / "experiments" / "other")) == [5, 6]
+    train(load_options(tiny, other))
+    entries = (tmp_path / "experiments" / "other" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in entries if '"lr"' in line] == [5, 6, 7, 8]
+
+
+def test_a_run_continues_without_the_checkpoint_that_it_started_from(tiny: Path, tmp_path: Path) -> None:
+    train(load_options(tiny, ["name=first", "train.total_iter=1"]))
+    pretrained = tmp_path / "pretrained.pth"
+    (tmp_path / "experiments" / "first" / "models" / "net_g_1.pth").rename(pretrained)
+    options = [f"path.pretrain_network_g={pretrained}"]
+    train(load_options(tiny, [*options, "train.total_iter=4"]))
+    pretrained.unlink()
+    train(load_options(tiny, options))
+    assert sorted(history(tmp_path / "experiments" / "tiny")) == list(range(1, 9))
+
+
+def test_pretrained_weights_start_the_network_and_its_average(tiny: Path, tmp_path: Path) -> None:
+    train(load_options(tiny, ["name=first", "train.total_iter=3"]))
+    weights = tmp_path / "experiments" / "first" / "models" / "net_g_3.pth"
+    still = ["train.optim_g.lr=0.0", "train.scheduler=null", "train.total_iter=1"]
+    train(load_options(tiny, [f"path.pretrain_network_g={weights}", *still]))
+    expected = torch.load(weights, weights_only=True)["params_ema"]
+    found = torch.load(tmp_path / "experiments" / "tiny" / "models" / "net_g_1.pth", weights_only=True)
+    for entry in ("params", "params_ema"):
+        assert all(torch.equal(found[entry][key], expected[key]) for key in expected)

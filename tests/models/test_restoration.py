@@ -61,7 +61,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tiny: Path, op
     bad["gt"] = bad["gt"].float() / 255
     bad["gt"][0, 0, 0, 0] = float("nan")
     model.train_step([bad], 2)
-    assert float(model.bad_steps) == 1
+    assert float(model.bad_steps_in_a_row) == 1
     model.train_step([batch(2)], 3)
     spared.train_step([batch(2)], 3)
     for a, b in zip(model.network_g.parameters(), spared.network_g.parameters(), strict=True):

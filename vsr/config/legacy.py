@@ -24,8 +24,8 @@ MODEL_TYPES = {
 _IGNORED = {
     "num_gpu": "the number of processes is torchrun's --nproc_per_node; one process uses the GPU if there is one",
     "dist_params": "torchrun gives address and port; the backend is nccl on GPUs and gloo on CPUs",
-    "find_unused_parameters": "vsr knows from the frozen parts which parameters take part in a step",
-    "datasets.*.prefetch_mode": "every loader prefetches, num_prefetch_queue batches for each worker",
+    "find_unused_parameters": "not needed: every parameter of vsr's networks takes part in a step",
+    "datasets.*.prefetch_mode": "the training loader always prefetches, num_prefetch_queue batches for each worker",
     "datasets.*.use_shuffle": "training sets are always shuffled, the others never",
     "datasets.*.pin_memory": "memory is pinned where there is a GPU",
     "datasets.*.persistent_workers": "the workers of a training set live as long as the run",

@@ -204,10 +204,18 @@ def _upscale(facts: _Facts, checker: Checker) -> None:
             checker.add(facts.where(*path), text)
 
 
+# What a line of log.jsonl holds beside the losses.
+_LOG_COLUMNS = frozenset(["step", "lr", "total", "grad_norm", "time", "data_time", "memory", "keys", "val"])
+
+
 def _training(facts: _Facts, checker: Checker) -> None:
     if facts.get("train", "losses") == {}:
         text = "expected at least one loss, got none. Add for example losses: {pixel: {type: CharbonnierLoss}}."
         checker.add(facts.where("train", "losses"), text)
+    for name in facts.get("train", "losses") or {}:
+        if name in _LOG_COLUMNS:
+            text = f"expected a name of its own for the loss, got '{name}', a column of log.jsonl. Choose another one."
+            checker.add(facts.where("train", "losses", name), text)
 
 
 def _validation(facts: _Facts, checker: Checker) -> None:

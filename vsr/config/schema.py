@@ -64,7 +64,7 @@ class PathOptions:
     pretrain_network_g: str | None = None  # checkpoint of the network to start from, or to test
     strict_load_g: bool = True  # refuse a checkpoint whose keys or shapes differ from the network's
     param_key_g: str | None = None  # entry of the checkpoint; none: params_ema, else params, else the whole
-    resume_state: str | None = None  # training state to continue from; none: the run's newest valid one
+    resume_state: str | None = None  # training state to start from, once; none: the run's newest valid one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class TrainOptions:
     warmup_iter: int = -1  # steps of linear warm-up from 0; -1: none
     ema_decay: float = 0.0  # of the moving average of the weights, for each step; 0: no average
     lr_mul: Mapping[str, float] = field(default_factory=dict)  # {part of a parameter's name: factor on its rate}
-    max_bad_steps: int = 100  # steps with a non-finite gradient: skipped and counted; one more stops the run
+    max_bad_steps: int = 100  # steps in a row whose gradient is not finite are skipped; one more stops the run
 
 
 @dataclass(frozen=True, kw_only=True)

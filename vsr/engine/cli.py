@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 
-from vsr.config import Options, load_options
+from vsr.config import OptionError, Options, load_options
 from vsr.utils import dist, logs
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
         _explain(given)
         command(load_options(given.opt, given.overrides))
     except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, OptionError) and not dist.is_main():
+            return 1  # every process reads the same file: one voice is enough
         # The file keeps the traceback, should the mistake be ours; but only rank 0 has a file.
         log.error("error: %s", _plain(error), exc_info=isinstance(error, RuntimeError) and not dist.is_main())
         log.debug("traceback of the error above", exc_info=True)

@@ -60,12 +60,15 @@ class EvaluationSet:
         frames = [imresize(frame, self.scale) if self.scale > 1 else frame for frame in lq.flatten(0, -4).cpu()]
         return torch.stack(frames).unflatten(0, lq.shape[:-3])
 
-    def pictures(self, model: RestorationModel, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def pictures(
+        self, model: RestorationModel, key: str, restored: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return the bicubically upsampled input, the restored frame and the ground truth of one record.
 
         Args:
             model: What restores.
             key: The record's: of an item, or of a frame of a clip that is an item.
+            restored: The frame as it was restored before; None: it is restored again.
 
         Returns:
             Three uint8 (h, w, 3) RGB pictures; the last is None where there is no ground truth.
@@ -74,11 +77,16 @@ class EvaluationSet:
         item = keys.index(key) if key in keys else keys.index(key.rpartition("/")[0])
         with torch.inference_mode():
             batch = model.prepare(torch.utils.data.default_collate([self.dataset[item]]))
-            model.inference_network.eval()
-            images = (self.bicubic(batch), model.restore(batch), batch.get("gt"))
-        frame = [name[0] for name in batch["frames"]].index(key.rpartition("/")[2]) if "frames" in batch else 0
-        pictures = [to_uint8(image.reshape(-1, *image.shape[-3:])[frame]) for image in images if image is not None]
-        return pictures[0], pictures[1], pictures[2] if len(pictures) > 2 else None
+            names = [name[0] for name in batch.get("frames", ())]
+            frame = names.index(key.rpartition("/")[2]) if names else 0
+
+            def picture(images: Tensor) -> np.ndarray:
+                return to_uint8(images.reshape(-1, *images.shape[-3:])[frame])
+
+            if restored is None:
+                model.inference_network.eval()
+                restored = picture(model.restore(batch))
+            return picture(self.bicubic(batch)), restored, picture(batch["gt"]) if "gt" in batch else None
 
 
 def definitions(model: RestorationModel) -> Mapping[str, str]:
@@ -92,11 +100,16 @@ def higher_is_better(options: Options, model: RestorationModel, name: str) -> bo
     return bool(model.metrics[name].higher_is_better) if stated is None else stated == "higher"
 
 
+def frame_file(root: Path, suffix: str | None, key: str) -> Path:
+    """Return where the frame of this key is saved below ``root``."""
+    return root / f"{key}{f'_{suffix}' if suffix else ''}.png"
+
+
 def frame_writer(root: Path, suffix: str | None) -> OnFrame:
     """Return a function that writes a frame below ``root`` under its key."""
 
     def write(key: str, image: np.ndarray) -> None:
-        path = root / f"{key}{f'_{suffix}' if suffix else ''}.png"
+        path = frame_file(root, suffix, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, image)
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import os
 import resource
 import sys
 import time
@@ -102,13 +104,18 @@ class TrainLog:
         self._step_end = time.perf_counter()
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl; a number that is not finite becomes null, as JSON has none."""
         if dist.is_main():
-            self._guarded("log.jsonl", self._append, json.dumps(entry))
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
+            self._guarded("log.jsonl", self._append, json.dumps(finite))
 
     def _append(self, line: str) -> None:
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with (self.folder / "log.jsonl").open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a killed run left half a line
+                    line = f"\n{line}"
+            file.write(f"{line}\n".encode())
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         self._tensorboard("add_scalar", tag, value, step)

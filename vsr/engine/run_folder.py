@@ -48,6 +48,15 @@ class RunFolder:
                     leftover.unlink()
         dist.barrier()
 
+    def has_taken(self, state: str) -> bool:
+        """Whether this run started from ``state`` already; the answer is yes from now on."""
+        note = self.root / "resumed_from.txt"
+        taken = note.is_file() and note.read_text(encoding="utf-8") == state
+        if not taken:
+            with atomic_write(note, "w") as file:
+                file.write(state)
+        return taken
+
     def write_options(self, options: Options) -> None:
         """Write the complete options, with which the run can be repeated."""
         if dist.is_main():

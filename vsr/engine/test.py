@@ -10,7 +10,7 @@ import torch
 
 from vsr import __version__
 from vsr.config import Options, dump_options
-from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, higher_is_better
+from vsr.engine.evaluate import EvaluationSet, definitions, frame_file, frame_writer, higher_is_better
 from vsr.engine.report import Example, SetReport, pick_examples, write_report
 from vsr.engine.results import format_table, write_csv
 from vsr.engine.run_folder import archive
@@ -18,6 +18,7 @@ from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS
 from vsr.utils import dist, logs
 from vsr.utils.files import atomic_write
+from vsr.utils.images import read_image
 from vsr.utils.records import Record
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,15 @@ def test(options: Options) -> dict[str, list[Record]]:
     dist.barrier()
     logs.to_file(root / "test.log")
     model: RestorationModel = MODELS.build({"type": options.model_type}, options=options, device=device, train=False)
+    model.load_pretrained()
     test_sets = [EvaluationSet(key, options) for key in keys]
     for test_set in test_sets:
         model.check_sample(test_set.dataset[0], f"datasets.{test_set.key}", train=False)
 
     results, reports, seconds = {}, [], {}
     for test_set in test_sets:
-        save = frame_writer(root / "visualization" / test_set.name, options.val.suffix) if saves(options) else None
+        pictures = root / "visualization" / test_set.name
+        save = frame_writer(pictures, options.val.suffix) if saves(options) else None
         began = time.perf_counter()
         records = results[test_set.key] = test_set.measure(model, save)
         seconds[test_set.name] = (time.perf_counter() - began) / max(len(records), 1) * dist.world_size()
@@ -64,7 +67,7 @@ def test(options: Options) -> dict[str, list[Record]]:
         log.info("\n%s", format_table(test_set.name, records, definitions(model), baseline))
         if dist.is_main():
             write_csv(root / f"{test_set.name}.csv", records, baseline)
-            reports.append(report_of(test_set, model, options, records, baseline))
+            reports.append(report_of(test_set, model, options, records, baseline, pictures))
     if dist.is_main():
         about = facts(model, options, weights, seconds)
         write_report(root / "report.html", title=options.name, facts=about, sets=reports)
@@ -106,14 +109,21 @@ def report_of(
     options: Options,
     records: list[Record],
     baseline: list[Record] | None,
+    pictures: Path,
 ) -> SetReport:
-    """Put together the report of one set, with the pictures of its best, median and worst frame."""
+    """Put together the report of one set, with the pictures of its best, median and worst frame.
+
+    A frame that was saved is read again; only others, of which there are none by default, are restored
+    once more.
+    """
     higher = {name: higher_is_better(options, model, name) for name in model.metrics}
     values = {record.key: record.metrics for record in records}
     examples = []
     first = next(iter(model.metrics), None)
     for label, key in pick_examples(records, first, higher[first]) if first else []:
-        before, after, target = test_set.pictures(model, key)
+        saved = frame_file(pictures, options.val.suffix, key)
+        restored = read_image(saved) if saved.is_file() else None
+        before, after, target = test_set.pictures(model, key, restored)
         examples.append(Example(label=label, key=key, metrics=values[key], before=before, after=after, target=target))
     return SetReport(
         name=test_set.name,

@@ -91,12 +91,20 @@ def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
 
 
 def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tuple[int, int]:
-    """Continue from path.resume_state or the run's newest valid state; return the steps and samples done."""
-    named = options.path.resume_state
-    # Rank 0 chooses: the others might see another file on a shared disk.
-    found = checkpoint.newest_valid(folder.states) if named is None and dist.is_main() else None
-    path = dist.broadcast_json(named or (str(found) if found else None))
+    """Continue from path.resume_state or the run's newest valid state; return the steps and samples done.
+
+    A state that the options name is taken once. When the same command is started again, the run has
+    states of its own that continue it, and goes on from the newest.
+    """
+    path = None
+    if dist.is_main():  # rank 0 chooses: the others might see another file on a shared disk
+        path = options.path.resume_state
+        if path is None or folder.has_taken(path):
+            newest = checkpoint.newest_valid(folder.states)
+            path = str(newest) if newest else path
+    path = dist.broadcast_json(path)
     if path is None:
+        model.load_pretrained()
         return 0, 0
     state = checkpoint.load(Path(path))
     model.load_state_dict(state["model"], path)
@@ -110,7 +118,7 @@ def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tupl
 
 def check_disjoint(train_set: Any, val_set: EvaluationSet) -> None:
     """Refuse to validate on frames that are trained on."""
-    shared = sorted(set(train_set.gt_files) & set(val_set.dataset.gt_files))
+    shared = sorted(set(getattr(train_set, "gt_files", ())) & set(getattr(val_set.dataset, "gt_files", ())))
     if shared:
         raise ValueError(
             f"datasets.{val_set.key}: expected frames that datasets.train does not hold, but they share {len(shared)}, "
@@ -142,11 +150,11 @@ def describe(model: RestorationModel, options: Options, samples: int, start: int
 def stop_if_diverged(model: RestorationModel, step: int) -> None:
     """Stop a run whose gradients are no longer finite; the steps concerned have changed nothing."""
     assert model.options.train is not None
-    skipped = int(model.bad_steps)
-    if skipped:
-        log.warning("%d steps so far had a gradient that is not finite; they were skipped", skipped)
-    if skipped > model.options.train.max_bad_steps:
+    in_a_row = int(model.bad_steps_in_a_row)
+    if in_a_row:
+        log.warning("the last %d steps had a gradient that is not finite; they changed nothing", in_a_row)
+    if in_a_row > model.options.train.max_bad_steps:
         raise RuntimeError(
-            f"step {step}: {skipped} steps had a gradient that is not finite (train.max_bad_steps: "
+            f"step {step}: {in_a_row} steps in a row had a gradient that is not finite (train.max_bad_steps: "
             f"{model.options.train.max_bad_steps}). Continue from an earlier state with a lower train.optim_g.lr."
         )

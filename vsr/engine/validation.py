@@ -16,7 +16,7 @@ from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, higher
 from vsr.engine.log import TrainLog
 from vsr.engine.results import format_table, totals
 from vsr.engine.run_folder import RunFolder
-from vsr.models.restoration import RestorationModel
+from vsr.models.restoration import OnFrame, RestorationModel
 from vsr.utils import dist
 from vsr.utils.files import atomic_write
 
@@ -47,7 +47,8 @@ class Validation:
         """Validate on every set; log, show and save."""
         memory, first = self._memory(), next(iter(self.model.metrics), None)
         for i, val_set in enumerate(self.sets):
-            records = val_set.measure(self.model, self._saver(val_set, step))
+            shown: dict[str, np.ndarray] = {}  # the first frame, for TensorBoard
+            records = val_set.measure(self.model, self._on_frame(val_set, step, shown))
             baseline = val_set.baseline(self.model)
             means = totals(records, list(self.model.metrics))
             log.info("step %d\n%s", step, format_table(val_set.name, records, definitions(self.model), baseline))
@@ -56,8 +57,8 @@ class Validation:
                 self.progress.scalar(f"val/{val_set.name}/{name}", value, step)
             if not dist.is_main():
                 continue
-            if self.options.logger.use_tb_logger and records:
-                self._show(val_set, records[0].key, step)
+            for key, restored in shown.items():
+                self._show(val_set, key, restored, step)
             if i == 0 and first is not None and first in means:
                 self._keep_best(memory, step, first, means[first])
         if dist.is_main():
@@ -76,15 +77,22 @@ class Validation:
         else:
             log.info("best so far: %s %.4f at step %d", name, best["value"], best["step"])
 
-    def _saver(self, val_set: EvaluationSet, step: int) -> Any:
-        if not self.options.val.save_img:
-            return None
+    def _on_frame(self, val_set: EvaluationSet, step: int, shown: dict[str, np.ndarray]) -> OnFrame:
+        """Return what is done with every restored frame: keep rank 0's first one, save all if asked to."""
         root = self.folder.visualization / val_set.name / str(step)
-        return frame_writer(root, self.options.val.suffix)
+        save = frame_writer(root, self.options.val.suffix) if self.options.val.save_img else None
 
-    def _show(self, val_set: EvaluationSet, key: str, step: int) -> None:
+        def on_frame(key: str, restored: np.ndarray) -> None:
+            if self.options.logger.use_tb_logger and dist.is_main() and not shown:
+                shown[key] = restored
+            if save:
+                save(key, restored)
+
+        return on_frame
+
+    def _show(self, val_set: EvaluationSet, key: str, restored: np.ndarray, step: int) -> None:
         """Put a frame into TensorBoard: input upsampled, restored, ground truth, side by side."""
-        images = val_set.pictures(self.model, key)
+        images = val_set.pictures(self.model, key, restored)
         strip = np.concatenate([image for image in images if image is not None], axis=1)
         self.progress.image(f"val/{val_set.name}/{key} (input, restored, ground truth)", strip, step)
 

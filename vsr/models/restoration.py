@@ -51,13 +51,19 @@ class RestorationModel:
                 f"scale: expected {scale}, what network_g ({options.network_g.type}) enlarges by with its arguments, "
                 f"got {options.scale}. Change one of the two."
             )
-        if options.path.pretrain_network_g:
-            weights = read_weights(options.path.pretrain_network_g, options.path.param_key_g)
-            fill(self.network_g, weights, source=options.path.pretrain_network_g, strict=options.path.strict_load_g)
         self.metrics = {name: METRICS.build(metric.metric.as_option()) for name, metric in options.val.metrics.items()}
         self.network_ema: nn.Module | None = None
         if train:
             self._prepare_training()
+
+    def load_pretrained(self) -> None:
+        """Start from the checkpoint path.pretrain_network_g, if one is named."""
+        path = self.options.path
+        if path.pretrain_network_g:
+            weights = read_weights(path.pretrain_network_g, path.param_key_g)
+            for network in (self.network_g, self.network_ema):
+                if network is not None:
+                    fill(network, weights, source=path.pretrain_network_g, strict=path.strict_load_g)
 
     def _prepare_training(self) -> None:
         options = self.options.train
@@ -77,7 +83,7 @@ class RestorationModel:
         if dist.world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.network_g, device_ids=ids)
-        self.bad_steps = torch.zeros((), device=self.device)  # non-finite steps, skipped
+        self.bad_steps_in_a_row = torch.zeros((), device=self.device)
 
     @property
     def inference_network(self) -> nn.Module:
@@ -145,7 +151,7 @@ class RestorationModel:
         skipped = (~torch.isfinite(norm)).float()  # gradients are averaged over processes: all agree
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused optimisers' own protocol
         self.optimizer.step()
-        self.bad_steps += skipped
+        self.bad_steps_in_a_row = (self.bad_steps_in_a_row + skipped) * skipped
         if self.network_ema is not None:
             assert self.options.train is not None
             weight = (1 - self.options.train.ema_decay) * (1 - skipped)
@@ -200,7 +206,8 @@ class RestorationModel:
                 picture = to_uint8(frame)
                 if on_frame:
                     on_frame(key, picture)
-                values = {n: m.measure(picture, target) for n, m in self.metrics.items()} if target is not None else {}
+                measured = self.metrics.items() if target is not None else ()
+                values = {name: float(metric.measure(picture, target)) for name, metric in measured}
                 records.append((key, values, image))
         return [Record(*record) for part in dist.gather_json(records) for record in part]
 
@@ -222,6 +229,12 @@ class RestorationModel:
                 f"{where}.gt_size: expected LQ crops whose sides are multiples of {multiple} for {name}, "
                 f"got {height}x{width}. Use a multiple of {multiple * self.options.scale}."
             )
+        smallest = getattr(network, "min_size", 1)
+        if train and min(height, width) < smallest:
+            raise ValueError(
+                f"{where}.gt_size: expected LQ crops of {smallest} pixels or more for {name}, got {height}x{width}. "
+                f"Use {smallest * self.options.scale} or more."
+            )
         scale = self.options.scale
         if "gt" in sample and tuple(sample["gt"].shape[-2:]) != (height * scale, width * scale):
             raise ValueError(
@@ -237,7 +250,7 @@ class RestorationModel:
             "network_g": self.network_g.state_dict(),
             "network_ema": self.network_ema.state_dict() if self.network_ema is not None else None,
             "optimizer": self.optimizer.state_dict(),
-            "bad_steps": self.bad_steps,
+            "bad_steps_in_a_row": self.bad_steps_in_a_row,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], source: str | Path) -> None:
@@ -256,7 +269,7 @@ class RestorationModel:
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         for group, settings in zip(self.optimizer.param_groups, own, strict=True):
             group.update(settings)  # betas, weight decay ...: the option file's, not the state's
-        self.bad_steps.copy_(state["bad_steps"])
+        self.bad_steps_in_a_row.copy_(state["bad_steps_in_a_row"])
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return what a checkpoint for others holds: ``params`` and, averaged, ``params_ema``."""

@@ -147,9 +147,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, stri
         fitting = {name: weights[name] for name in own if name in weights and name not in unlike}
         report = _mismatch(network, own, weights, missing, unexpected, unlike)
         if strict or not fitting:
-            raise ValueError(
-                f"{source}: {report} Set network_g to what the checkpoint holds, or path.strict_load_g: false."
-            )
+            advice = ", or path.strict_load_g: false to load what fits" if fitting else ""
+            raise ValueError(f"{source}: {report} Set network_g to what the checkpoint holds{advice}.")
         log.warning("%s: %d of %d tensors loaded. %s", source, len(fitting), len(own), report)
         weights = fitting
     network.load_state_dict(weights, strict=False)
