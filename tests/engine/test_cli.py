@@ -1,5 +1,7 @@
 """The command lines, and what a user sees who got something wrong."""
 
+import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,30 @@ def test_an_error_of_our_own_shows_its_traceback_on_the_screen_and_in_the_log(
     for text in (capsys.readouterr().err, (tmp_path / "experiments" / "tiny" / "train.log").read_text()):
         assert "Traceback" in text
         assert "KeyError: 'ours'" in text
+
+
+@pytest.mark.fault
+def test_the_processes_of_a_killed_torchrun_die_with_it(tiny: Path, tmp_path: Path) -> None:
+    process = launch("train.py", "-opt", str(tiny), "--set", "train.total_iter=100000", world=2)
+    try:
+        wait_for_steps(tmp_path / "experiments" / "tiny", 1, process)
+        process.kill()  # torchrun alone
+        process.wait()
+        assert not still_running(str(tiny), seconds=10)
+    finally:
+        kill(process)
+
+
+def still_running(argument: str, *, seconds: float) -> list[str]:
+    """Return the processes with this argument on their command line that are there for so long."""
+    end = time.monotonic() + seconds
+    while True:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                command = path.read_bytes().split(b"\0")
+                if argument.encode() in command:
+                    found.append(b" ".join(command).decode())
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.1)

@@ -3,9 +3,12 @@
 Every function works alike with and without a process group, so that callers never ask.
 """
 
+import ctypes
 import datetime
 import json
 import os
+import signal
+import sys
 from typing import Any
 
 import torch
@@ -34,11 +37,24 @@ def init(timeout: float) -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
         torch_dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
         )
     return device
+
+
+def _die_with_launcher() -> None:
+    """Ask the system to kill this process when torchrun is killed, which has no chance to do it itself then.
+
+    Without this, the processes of a killed run would go on training, and keep the next one out.
+    """
+    if sys.platform != "linux":
+        return
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def shutdown() -> None:
