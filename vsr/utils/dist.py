@@ -79,7 +79,9 @@ def is_main() -> bool:
 def barrier() -> None:
     """Wait until every process has come here."""
     if torch_dist.is_initialized():
-        torch_dist.barrier()
+        # NCCL would have to guess the GPU, and guesses wrong where ranks and GPUs are numbered differently.
+        nccl = torch_dist.get_backend() == "nccl"
+        torch_dist.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
 
 
 def mean(values: Tensor) -> Tensor:
