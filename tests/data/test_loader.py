@@ -118,6 +118,8 @@ def test_workers_that_would_overflow_the_shared_memory_are_refused(tmp_path: Pat
     check_shared_memory(1000, 2, 2, str(tmp_path))
     with pytest.raises(ValueError, match=r"num_worker_per_gpu: .* 2 workers .*num_worker_per_gpu: 0.*--shm-size="):
         check_shared_memory(free // 4, 2, 2, str(tmp_path))
+    with pytest.raises(ValueError, match="2 workers of each of 1000 processes prepare"):
+        check_shared_memory(free // 1000, 2, 2, str(tmp_path), processes=1000)
     check_shared_memory(free, 0, 2, str(tmp_path))  # without workers nothing is shared
     check_shared_memory(1 << 60, 2, 2, str(tmp_path / "none"))
     huge = Recorder()
@@ -125,6 +127,14 @@ def test_workers_that_would_overflow_the_shared_memory_are_refused(tmp_path: Pat
     sampler = TrainSampler(length=8, batch_size=1, num_batches=1)
     with pytest.raises(ValueError, match="num_worker_per_gpu"):
         build_train_loader(huge, options(1), sampler, pin_memory=False)
+
+
+def test_the_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = TrainSampler(length=8, batch_size=1, num_batches=1)
+    build_train_loader(Recorder(), options(1), sampler, pin_memory=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(1 << 60))
+    with pytest.raises(ValueError, match="1 workers of each of"):
+        build_train_loader(Recorder(), options(1), sampler, pin_memory=False)
 
 
 def test_a_data_set_is_built_from_its_section(write_clip: Any, caplog: pytest.LogCaptureFixture) -> None:

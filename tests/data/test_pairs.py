@@ -116,7 +116,7 @@ def test_a_frame_of_another_size_than_its_clip_is_refused_when_read(textured: Pa
     source = reader()
     pair = source.pair(frame(textured, 0), None)
     for read in (source.gt, source.lq):
-        with pytest.raises(ValueError, match=r"1\.png: expected a GT of 4 x 10x14 .* got 43x62"):
+        with pytest.raises(ValueError, match=r"1\.png: expected a GT of 4 x 10x14 .* got 43x62\. The frames of a clip"):
             read(pair._replace(gt=other))
     with pytest.raises(ValueError, match=r"1\.png: expected 43x58 like .*, got 43x62"):
         source.lq(source.pair(None, frame(textured, 0))._replace(lq=other))

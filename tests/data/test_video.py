@@ -274,11 +274,15 @@ def test_a_set_tells_its_files_so_that_an_overlap_can_be_seen(roots: dict[str, s
     rest = VideoTestDataset(**roots, scale=4, num_frame=3, frames=[2, -1], padding="replicate")
     shared = set(first.gt_files) & set(rest.gt_files)
     assert shared == {str(Path(roots["dataroot_gt"]) / name / "00000002.png") for name in "ab"}
+    link = Path(roots["dataroot_gt"]).with_name("link")
+    link.symlink_to(roots["dataroot_gt"])
+    assert VideoTestDataset(dataroot_gt=str(link), scale=4, num_frame=3, frames=[2, -1]).gt_files == rest.gt_files
     assert (first.clip_names, first.is_train, rest.is_train) == (["a", "b"], True, False)
 
 
 def test_sample_bytes_is_the_size_of_the_largest_sample(roots: dict[str, str]) -> None:
     datasets: list[tuple[Any, Any]] = [
+        (VideoTrainDataset(**roots, **WINDOWS), (0, 0)),
         (VideoRecurrentTrainDataset(**roots, **WINDOWS), (0, 0)),
         (VideoTestDataset(**roots, scale=4, num_frame=3), 0),
         (VideoRecurrentTestDataset(**roots, scale=4), 0),

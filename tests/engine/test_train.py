@@ -52,6 +52,15 @@ def test_an_option_file_without_a_train_section_is_refused(tiny: Path) -> None:
         train(load_options(tiny, ["train=null"]))
 
 
+def test_too_little_memory_for_the_workers_of_validation_is_told_before_the_first_step(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(1 << 60))  # so many processes share it
+    with pytest.raises(ValueError, match=r"datasets\.val: num_worker_per_gpu: expected room in"):
+        train(load_options(tiny, ["datasets.val.num_worker_per_gpu=1"]))
+    assert not list(tmp_path.glob("experiments/tiny/models/*"))
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_frame_that_cannot_be_read_ends_the_run_with_its_name(

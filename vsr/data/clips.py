@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +96,8 @@ class ClipSet:
         counts = read_clip_list(meta_info_file) if meta_info_file is not None else {}
         names = _selected(list(gt or lq), counts, meta_info_file, clips, exclude_clips)
         if gt and lq:
-            same_names(names, {name for name in lq if name in names or not (counts or clips or exclude_clips)}, "clips")
+            chosen = set(names) if counts or clips or exclude_clips else set(lq)  # what is not chosen need not fit
+            same_names(names, chosen & set(lq), "clips")
         self.clips = [self._paired(name, gt.get(name), lq.get(name), counts.get(name), frames) for name in names]
         self._count()
 
@@ -111,8 +113,9 @@ class ClipSet:
         return self.clips[number], index - int(self._ends[number]) + self.lengths[number]
 
     def files(self) -> list[str]:
-        """Return the GT file of every frame, or the LQ file where there is no GT."""
-        return [clip.main.path(i) for clip in self.clips for i in range(len(clip))]
+        """Return the GT file of every frame, or the LQ file where there is no GT; links to folders are followed."""
+        folders = [(os.path.realpath(clip.main.folder), clip.main.files) for clip in self.clips]
+        return [os.path.join(folder, file) for folder, files in folders for file in files]
 
     def preload(self, *, with_gt: bool) -> None:
         """Keep all frames in memory; see ``PairReader.preload``."""

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from vsr.config.schema import DatasetOptions
 from vsr.data.sampler import TrainSampler
 from vsr.registry import DATASETS
+from vsr.utils import dist
 
 log = logging.getLogger(__name__)
 
@@ -95,26 +96,30 @@ def build_val_loader(
     return DataLoader(Subset(dataset, share), batch_size=1, pin_memory=pin_memory, **workers)
 
 
-def check_shared_memory(bytes_per_batch: int, workers: int, prefetch: int, path: str = "/dev/shm") -> None:
+def check_shared_memory(
+    bytes_per_batch: int, workers: int, prefetch: int, path: str = "/dev/shm", *, processes: int = 1
+) -> None:
     """Raise ValueError if the batches that the workers prepare cannot fit into shared memory.
 
     A process that runs out of it is killed by the system (SIGBUS), without a word about the cause.
 
     Args:
         bytes_per_batch: Size of a batch.
-        workers: Worker processes.
+        workers: Worker processes of each training process.
         prefetch: Batches that each prepares ahead.
         path: Where the system keeps shared memory; nothing is checked where it does not exist.
+        processes: Training processes of this machine, which share that memory.
     """
     if workers < 1 or not os.path.isdir(path):
         return
     state = os.statvfs(path)
-    free, needed = state.f_bavail * state.f_frsize, bytes_per_batch * (workers * prefetch + 1)
+    free, needed = state.f_bavail * state.f_frsize, bytes_per_batch * (workers * prefetch + 1) * processes
     if needed > free:
+        each = f" of each of {processes} processes" if processes > 1 else ""
         raise ValueError(
             f"num_worker_per_gpu: expected room in {path} for the {needed / 1e6:.0f} MB of batches that {workers} "
-            f"workers prepare, but {free / 1e6:.0f} MB are free. Set num_worker_per_gpu: 0, use fewer workers or a "
-            f"lower num_prefetch_queue, or give the container more (docker run --shm-size={needed // 2**30 + 1}g)."
+            f"workers{each} prepare, but {free / 1e6:.0f} MB are free. Set num_worker_per_gpu: 0, use fewer workers "
+            f"or a lower num_prefetch_queue, or give the container more (docker run --shm-size={needed // 2**30 + 1}g)."
         )
 
 
@@ -124,7 +129,9 @@ def _worker_arguments(
     """Return the arguments of a DataLoader that concern its worker processes; none without workers."""
     if workers < 1:
         return {}
-    check_shared_memory(batch_size * int(getattr(dataset, "sample_bytes", 0)), workers, prefetch)
+    check_shared_memory(
+        batch_size * int(getattr(dataset, "sample_bytes", 0)), workers, prefetch, processes=dist.local_world_size()
+    )
     # fork shares the frames that cache_data holds; spawn would send a copy of them to each worker
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     return {

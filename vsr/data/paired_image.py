@@ -102,7 +102,8 @@ class PairedImageDataset(Dataset[Sample]):
     def gt_files(self) -> list[str]:
         """The file of every item: GT's, or LQ's where there is no GT."""
         folder = self._folders[0] or self._folders[1]
-        return [os.path.join(folder, gt or lq) for gt, lq in self._names] if folder else []
+        root = os.path.realpath(folder) if folder else ""  # another data set may have it by a link
+        return [os.path.join(root, gt or lq) for gt, lq in self._names]
 
     def __getitem__(self, item: tuple[int, int] | int) -> Sample:
         index, draw = item if isinstance(item, tuple) else (item, 0)

@@ -216,9 +216,12 @@ class PairReader:
         if all(0 <= more <= slack for more in over):
             return
         reduced = f" (after gt_downscale {self.gt_downscale})" if self.gt_downscale > 1 else ""
+        advice = "Check scale, and that dataroot_gt and dataroot_lq belong together."
+        if pair.lq is None:  # its LQ size is that of another frame
+            advice = "The frames of a clip must have one size."
         raise ValueError(
             f"{pair.gt}: expected a GT of {self.scale} x {_by(pair.size)} (scale x LQ), got {_by(size)}{reduced}. "
-            "Check scale, and that dataroot_gt and dataroot_lq belong together."
+            f"{advice}"
         )
 
 

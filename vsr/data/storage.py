@@ -137,7 +137,7 @@ def existing(root: str, argument: str) -> Path:
     close = difflib.get_close_matches(path.name, near, n=1)
     hint = f" Did you mean '{Path(root).parent / close[0]}'?" if close else ""
     raise FileNotFoundError(
-        f"{argument}: expected an existing folder, got '{root}' (looked in {path.parent}, "
+        f"{argument}: expected an existing file or folder, got '{root}' (looked in {path.parent}, "
         f"which {'exists' if path.parent.is_dir() else 'does not exist either'}).{hint}"
     )
 

@@ -84,7 +84,7 @@ class _TrainClips(Dataset[Sample]):
         self.crop = check_crop(gt_size, scale)  # side in LQ pixels
         self.interval_list, self.random_reverse = list(interval_list), random_reverse
         self.use_hflip, self.use_rot = use_hflip, use_rot
-        self.sample_bytes = 3 * num_frame * (self.crop**2 + gt_size**2)  # at most
+        self.sample_bytes = 3 * (num_frame * self.crop**2 + (1 if self.window else num_frame) * gt_size**2)
         self.clips = ClipSet(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,

@@ -43,6 +43,13 @@ class EvaluationSet:
             self._baseline = model.validate(self._loader(model), restore=self.bicubic)
         return self._baseline
 
+    def check_memory(self, model: RestorationModel) -> None:
+        """Raise ValueError if ``measure`` would find too little shared memory for its workers."""
+        try:
+            self._loader(model)
+        except ValueError as error:
+            raise ValueError(f"datasets.{self.key}: {error}") from error
+
     def _loader(self, model: RestorationModel) -> Any:
         return build_val_loader(
             self.dataset,

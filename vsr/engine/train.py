@@ -48,6 +48,7 @@ def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
     model.check_sample(train_set[0, 0], "datasets.train", train=True)
     for val_set in val_sets:
         model.check_sample(val_set.dataset[0], f"datasets.{val_set.key}", train=False)
+        val_set.check_memory(model)
         check_disjoint(train_set, val_set)
 
     start, draw = resume(model, options, folder)
