@@ -151,6 +151,13 @@ def test_samples_that_the_network_cannot_take_are_refused(tiny: Path, sample: di
         make_model(tiny).check_sample(tensors, "datasets.train", train=True)
 
 
+def test_a_window_network_that_restores_another_frame_than_the_middle_one_is_refused(tiny: Path) -> None:
+    model = make_model(tiny, "scale=4", "network_g={type: EDVR, num_frame: 3, num_feat: 8, center_frame_idx: 0}")
+    sample = {"lq": torch.zeros(3, 3, 8, 8, dtype=torch.uint8), "gt": torch.zeros(3, 32, 32, dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=r"network_g\.center_frame_idx: expected 1, a window's middle frame"):
+        model.check_sample(sample, "datasets.train", train=True)
+
+
 def test_crops_must_suit_the_network(tiny: Path) -> None:
     model = make_model(tiny, "model_type=ImageModel", "network_g={type: FrameNet}")
     sample = {"lq": torch.zeros(3, 7, 7, dtype=torch.uint8), "gt": torch.zeros(3, 14, 14, dtype=torch.uint8)}

@@ -11,6 +11,7 @@ import numpy as np
 
 from vsr.data.augment import Planes, Region
 from vsr.data.storage import DiskStorage
+from vsr.utils import dist
 from vsr.utils.images import Frame
 from vsr.utils.resize import imresize, output_length, taps
 
@@ -121,11 +122,11 @@ class PairReader:
         """
         wanted = list(pairs)
         area = sum(pair.size[0] * pair.size[1] * (1 + gt * self.scale**2) for pair, gt in wanted)
-        free = _free_memory()
-        if free is not None and 3 * area > free:
+        free, copies = _free_memory(), dist.local_world_size()  # each process of the machine keeps its own
+        if free is not None and 3 * area * copies > free:
             raise ValueError(
-                f"cache_data: expected room for the frames of {where} in memory, {3 * area / 1e9:.1f} GB, "
-                f"but {free / 1e9:.1f} GB are free. Set cache_data: false."
+                f"cache_data: expected room for the frames of {where} in memory, {3 * area * copies / 1e9:.1f} GB for "
+                f"{copies} processes, but {free / 1e9:.1f} GB are free. Set cache_data: false."
             )
 
         def load(item: tuple[Pair, bool]) -> None:

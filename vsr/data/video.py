@@ -114,7 +114,8 @@ class _TrainClips(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, draw, index))
         interval = self.interval_list[int(rng.integers(len(self.interval_list)))]
         positions, position = self._positions(rng, len(clip), position, interval)
-        if self.random_reverse and rng.random() < 0.5:
+        reverse = rng.random() < 0.5  # drawn in any case: the option changes the order of frames and nothing else
+        if self.random_reverse and reverse:
             positions.reverse()
         region = draw_region(rng, clip.size, self.crop)
         flips = draw_flips(rng, use_hflip=self.use_hflip, use_rot=self.use_rot)

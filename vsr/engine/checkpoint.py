@@ -15,6 +15,7 @@ from vsr.models.restoration import RestorationModel
 from vsr.utils.files import atomic_write, sha256
 
 log = logging.getLogger(__name__)
+BEST_WEIGHTS = "net_g_best.pth"  # by the first metric on the first validation set
 
 
 def save(folder: RunFolder, model: RestorationModel, options: Options, *, step: int, draw: int) -> None:

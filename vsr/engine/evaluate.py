@@ -93,7 +93,11 @@ class EvaluationSet:
             if restored is None:
                 model.inference_network.eval()
                 restored = picture(model.restore(batch))
-            return picture(self.bicubic(batch)), restored, picture(batch["gt"]) if "gt" in batch else None
+            target = picture(batch["gt"]) if "gt" in batch else None
+            if names:  # of a clip, only the frame that is shown has to be upsampled
+                batch["lq"] = batch["lq"][:, frame : frame + 1]
+            before = self.bicubic(batch)
+            return to_uint8(before.reshape(before.shape[-3:])), restored, target
 
 
 def definitions(model: RestorationModel) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ import torch
 
 from vsr import __version__
 from vsr.config import Options, dump_options
+from vsr.engine.checkpoint import BEST_WEIGHTS
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_file, frame_writer, higher_is_better
 from vsr.engine.report import Example, SetReport, pick_examples, write_report
 from vsr.engine.results import format_table, write_csv
@@ -86,7 +87,7 @@ def saves(options: Options) -> bool:
 def trained_weights(options: Options) -> str:
     """Return the best, or else the newest, weights of the training run of this name."""
     models = Path(options.path.experiments_root) / options.name / "models"
-    best = models / "net_g_best.pth"
+    best = models / BEST_WEIGHTS
     if best.is_file():
         return str(best)
     numbered = {int(p.stem.removeprefix("net_g_")): p for p in models.glob("net_g_*.pth") if p.stem[6:].isdecimal()}
@@ -141,7 +142,7 @@ def facts(model: RestorationModel, options: Options, weights: str, seconds: dict
     return {
         "Network": options.network_g.type,
         "Parameters": f"{sum(p.numel() for p in model.network_g.parameters()):,}",
-        "Checkpoint": weights,
+        "Checkpoint": weights + (", chosen by validation while training" if Path(weights).name == BEST_WEIGHTS else ""),
         "Scale": f"x{options.scale}",
         "Device": f"{device}, {dist.world_size()} process{'es' if dist.world_size() > 1 else ''}",
         "Time": ", ".join(f"{name}: {t:.3f} s a frame (restored, measured, saved)" for name, t in seconds.items()),

@@ -72,7 +72,7 @@ class Validation:
             return
         sign = 1 if higher_is_better(self.options, self.model, name) else -1
         if best is None or best["metric"] != name or sign * value > sign * best["value"]:
-            checkpoint.save_weights(self.folder, self.model, "net_g_best.pth")
+            checkpoint.save_weights(self.folder, self.model, checkpoint.BEST_WEIGHTS)
             memory["best"] = {"step": step, "metric": name, "value": value}
         else:
             log.info("best so far: %s %.4f at step %d", name, best["value"], best["step"])

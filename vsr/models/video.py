@@ -30,6 +30,12 @@ class VideoModel(RestorationModel):
                 f"{where}.num_frame: expected {window}, the window of network_g ({name}), got {shape[0]}. "
                 "Make the two equal."
             )
+        centre = getattr(network, "center_frame_idx", shape[0] // 2)
+        if temporal == "window" and not whole_clip and centre != shape[0] // 2:
+            raise ValueError(
+                f"network_g.center_frame_idx: expected {shape[0] // 2}, a window's middle frame, which has the GT, "
+                f"got {centre}. Leave it out."
+            )
         per_frame = "gt" in sample and sample["gt"].dim() == 4
         if train and temporal == "window" and per_frame:
             raise ValueError(
