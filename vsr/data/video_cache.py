@@ -90,6 +90,7 @@ def _decode(path: Path, folder: Path) -> None:
             )
         if count < expected - LOST_FRAMES:
             log.warning("%s: its header speaks of %d frames, %d could be decoded", path, expected, count)
+        os.sync()  # a power cut must not leave a folder that looks complete and holds empty files
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
