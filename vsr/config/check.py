@@ -11,7 +11,7 @@ from typing import Any
 import vsr.registry
 from vsr.config import annotations
 from vsr.config.annotations import MismatchError
-from vsr.config.reader import Mark, Node, plain, show
+from vsr.config.reader import Mark, Node, one, plain, show
 from vsr.config.schema import Component, Options
 from vsr.registry import Registry, suggest
 
@@ -21,7 +21,7 @@ _CONTEXT = {
     "OPTIMIZERS": frozenset({"params"}),
     "SCHEDULERS": frozenset({"base_lr"}),
 }
-_NEVER_IN_FILE = frozenset({"params", "base_lr"})
+NEVER_IN_FILE = frozenset({"params", "base_lr"})
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -128,11 +128,11 @@ class Checker:
         if not isinstance(name, str):
             got = show(name) if "type" in node else "nothing"
             at = node.where("type")
-            self.add(at, f"expected the name of a {table.kind}, got {got}. Known: {', '.join(table.names())}.")
+            self.add(at, f"expected the name of {one(table.kind)}, got {got}. Known: {', '.join(table.names())}.")
             return INVALID
         if name not in table.names():
             at = node.where("type")
-            self.add(at, f"expected the name of a {table.kind}, got {show(name)}.{suggest(name, table.names())}")
+            self.add(at, f"expected the name of {one(table.kind)}, got {show(name)}.{suggest(name, table.names())}")
             return INVALID
         try:
             entry = table.get(name)
@@ -152,7 +152,7 @@ class Checker:
         known = {
             key: parameter
             for key, parameter in inspect.signature(entry).parameters.items()
-            if parameter.kind not in _VARIADIC and not (key in _NEVER_IN_FILE and key in context)
+            if parameter.kind not in _VARIADIC and not (key in NEVER_IN_FILE and key in context)
         }
         args: dict[str, Any] = {}
         for key, parameter in known.items():

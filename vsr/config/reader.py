@@ -184,6 +184,11 @@ def one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], text)
 
 
+def one(noun: str) -> str:
+    """The noun with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def show(value: Any) -> str:
     """A value as messages show it: short, on one line, in the spelling of YAML."""
     if isinstance(value, dict):

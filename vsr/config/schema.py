@@ -72,8 +72,8 @@ class TrainOptions:
     """What is optimised, and for how long."""
 
     total_iter: int  # optimiser steps
-    losses: Mapping[str, Component] = component("LOSSES", default=dict)
-    optim_g: Component = component("OPTIMIZERS")
+    losses: Mapping[str, Component] = component("LOSSES", default=dict)  # summed; pixel_opt: is losses: {pixel: ...}
+    optim_g: Component = component("OPTIMIZERS")  # of network_g
     scheduler: Component | None = component("SCHEDULERS", default=None)  # none: the rate stays
     warmup_iter: int = -1  # steps of linear warm-up from 0; -1: none
     ema_decay: float = 0.0  # of the moving average of the weights, for each step; 0: no average
@@ -107,9 +107,9 @@ class ValOptions:
 class LoggerOptions:
     """What a run writes, and how often; in steps."""
 
-    print_freq: int = 100
-    save_checkpoint_freq: int = 5000
-    use_tb_logger: bool = True
+    print_freq: int = 100  # lines in train.log and log.jsonl
+    save_checkpoint_freq: int = 5000  # training states and weights
+    use_tb_logger: bool = True  # scalars and pictures for TensorBoard
     keep_last: int = 5  # checkpoints kept beside the best one; at least 2
     log_keys: bool = False  # write the keys of each logged step's samples into log.jsonl
 
@@ -128,10 +128,10 @@ class Options:
     name: str  # of the run: the folder under experiments/ and results/
     model_type: str  # one of vsr.registry.MODELS
     scale: int = 1  # GT size / LQ size
-    manual_seed: int = 0
+    manual_seed: int = 0  # of everything random: initial weights, order of samples, crops, dropout
     imports: list[str] = field(default_factory=list)  # modules that register your own classes
     datasets: Mapping[str, DatasetOptions] = field(default_factory=dict)  # train, val, val_2, test ...
-    network_g: Component = component("NETWORKS")
+    network_g: Component = component("NETWORKS")  # the network that restores
     path: PathOptions = field(default_factory=PathOptions)
     train: TrainOptions | None = None  # needed by train.py
     val: ValOptions = field(default_factory=ValOptions)
