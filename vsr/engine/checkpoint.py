@@ -70,9 +70,13 @@ def _bytes(content: Any) -> int:
     return sum(map(_bytes, content)) if isinstance(content, list | tuple) else 0
 
 
+def _by_step(states: Path) -> dict[int, Path]:
+    """Return the state files below ``states``, whole or broken, by their steps."""
+    return {int(path.stem): path for path in states.glob("*.state") if path.stem.isdecimal()}
+
+
 def _prune(folder: RunFolder, keep: int) -> None:
-    steps = sorted((int(p.stem) for p in folder.states.glob("*.state") if p.stem.isdecimal()), reverse=True)
-    for step in steps[keep:]:
+    for step in sorted(_by_step(folder.states), reverse=True)[keep:]:
         # The .json goes first: a state whose files are half gone must not look whole.
         for path in (
             folder.states / f"{step}.json",
@@ -88,7 +92,7 @@ def set_aside(states: Path, step: int) -> None:
     A run that continues from an earlier state leaves them behind, broken or not. Where they lay, they
     would be taken for its own newest ones: kept in place of what it writes, and continued from.
     """
-    later = [path for path in states.glob("*.state") if path.stem.isdecimal() and int(path.stem) > step]
+    later = [path for saved, path in _by_step(states).items() if saved > step]
     if not later:
         return
     target = states / f"abandoned_{datetime.datetime.now():%Y%m%d_%H%M%S}"
@@ -102,7 +106,7 @@ def set_aside(states: Path, step: int) -> None:
 
 def newest_valid(states: Path) -> Path | None:
     """Return the newest whole state below ``states``; each broken one is skipped with a warning."""
-    found = {int(p.stem): p for p in states.glob("*.state") if p.stem.isdecimal()}
+    found = _by_step(states)
     for step in sorted(found, reverse=True):
         fault = _fault(found[step])
         if fault is None:

@@ -57,12 +57,6 @@ class RunFolder:
                 file.write(state)
         return taken
 
-    def write_options(self, options: Options) -> None:
-        """Write the complete options, with which the run can be repeated."""
-        if dist.is_main():
-            with atomic_write(self.root / "options.yml", "w") as file:
-                file.write(dump_options(options))
-
     def _take_lock(self) -> None:
         self._lock = (self.root / ".lock").open("a+")
         try:
@@ -86,6 +80,12 @@ class RunFolder:
     def close(self) -> None:
         if self._lock:
             self._lock.close()
+
+
+def write_options(folder: Path, options: Options) -> None:
+    """Write the complete options, with which a run or a test can be repeated; call on rank 0 alone."""
+    with atomic_write(folder / "options.yml", "w") as file:
+        file.write(dump_options(options))
 
 
 def archive(folder: Path) -> None:

@@ -9,16 +9,15 @@ from pathlib import Path
 import torch
 
 from vsr import __version__
-from vsr.config import Options, dump_options
+from vsr.config import Options
 from vsr.engine.checkpoint import BEST_WEIGHTS
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_file, frame_writer, higher_is_better
 from vsr.engine.report import Example, SetReport, pick_examples, write_report
 from vsr.engine.results import format_table, write_csv
-from vsr.engine.run_folder import archive
+from vsr.engine.run_folder import archive, write_options
 from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS
 from vsr.utils import dist, logs
-from vsr.utils.files import atomic_write
 from vsr.utils.images import read_image
 from vsr.utils.records import Record
 
@@ -47,8 +46,7 @@ def test(options: Options) -> dict[str, list[Record]]:
     if dist.is_main():
         archive(root)
         root.mkdir(parents=True)
-        with atomic_write(root / "options.yml", "w") as file:
-            file.write(dump_options(options))
+        write_options(root, options)
     dist.barrier()
     logs.to_file(root / "test.log")
     model: RestorationModel = MODELS.build({"type": options.model_type}, options=options, device=device, train=False)

@@ -14,7 +14,7 @@ from vsr.data.sampler import TrainSampler
 from vsr.engine import checkpoint
 from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.log import TrainLog
-from vsr.engine.run_folder import RunFolder
+from vsr.engine.run_folder import RunFolder, write_options
 from vsr.engine.validation import Validation
 from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS
@@ -54,7 +54,7 @@ def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
     start, draw = resume(model, options, folder)
     if dist.is_main():
         checkpoint.set_aside(folder.states, start)
-    folder.write_options(options)  # now that they are known to work, and to fit the states
+        write_options(folder.root, options)  # now that they are known to work, and to fit the states
     total = options.train.total_iter
     describe(model, options, len(train_set), start)
     draws_a_step = section.batch_size_per_gpu * dist.world_size()

@@ -18,7 +18,7 @@ Reduction = Literal["none", "mean", "sum"]
 class _PixelLoss(nn.Module):
     """loss_weight * reduction of a loss of each value, which a subclass gives as ``compare``."""
 
-    def __init__(self, *, loss_weight: float, reduction: Reduction) -> None:
+    def __init__(self, *, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__()
         if reduction not in ("none", "mean", "sum"):
             raise ValueError(f"reduction: expected 'none', 'mean' or 'sum', got {reduction!r}")
@@ -61,9 +61,6 @@ class L1Loss(_PixelLoss):
         reduction: 'mean', 'sum' or 'none'.
     """
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
-        super().__init__(loss_weight=loss_weight, reduction=reduction)
-
     def compare(self, pred: Tensor, target: Tensor) -> Tensor:
         return (pred - target).abs()
 
@@ -76,9 +73,6 @@ class MSELoss(_PixelLoss):
         loss_weight: Factor on the result.
         reduction: 'mean', 'sum' or 'none'.
     """
-
-    def __init__(self, *, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
-        super().__init__(loss_weight=loss_weight, reduction=reduction)
 
     def compare(self, pred: Tensor, target: Tensor) -> Tensor:
         return (pred - target).square()
