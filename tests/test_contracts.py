@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vsr.archs.blocks import checkpoint_activations
 from vsr.registry import LOSSES, NETWORKS
 
 # The smallest sensible form of each network: a new one needs its line here, and gets all tests below.
@@ -70,6 +71,24 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     network = build(name).train()
     network(an_input(network)).square().sum().backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recomputed_activations_give_the_same_gradients_and_keep_less(name: str) -> None:
+    plain, recomputing = build(name).train(), build(name).train()
+    checkpoint_activations(recomputing)
+    x = an_input(plain)
+    kept: dict[nn.Module, int] = {}
+    for network in (plain, recomputing):
+        saved: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
+            out = network(x)
+        kept[network] = sum(t.nbytes for t in {id(t): t for t in saved}.values())
+        out.square().sum().backward()
+    for (parameter, value), other in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, value.grad, rtol=1e-5, atol=1e-6, msg=parameter)
+    assert list(recomputing.state_dict()) == list(plain.state_dict())
+    assert kept[recomputing] < kept[plain]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,10 +1,13 @@
 """Parts that two or more networks share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @torch.no_grad()
@@ -64,3 +67,20 @@ def check_positive(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name}: expected a number from 1 up, got {number}.")
+
+
+def checkpoint_activations(network: nn.Module) -> None:
+    """Let ``network`` keep, while it trains, only the inputs of its ``checkpointed`` modules, not what is inside them.
+
+    The backward pass computes the rest again: about a third more time for a fraction of the memory.
+    """
+    kinds: tuple[type[nn.Module], ...] = network.checkpointed  # type: ignore[assignment]
+    for module in network.modules():
+        if isinstance(module, kinds):
+            module.forward = partial(_recomputed, module.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args)
+    return checkpoint(forward, *args, use_reentrant=False)

@@ -176,7 +176,10 @@ class EDVR(nn.Module):
         with_tsa: Fuse by temporal and spatial attention; else by one 1x1 convolution.
     """
 
+    kind = "restoration"
     temporal = "window"
+    checkpointed = (ResidualBlockNoBN, PCDAlignment)
+    channels_last = False
 
     def __init__(
         self,

@@ -2,7 +2,14 @@
 
 from torch import Tensor, nn
 
-from vsr.archs.blocks import bilinear_base, check_channels, check_positive, residual_blocks, scaled_kaiming_
+from vsr.archs.blocks import (
+    ResidualBlockNoBN,
+    bilinear_base,
+    check_channels,
+    check_positive,
+    residual_blocks,
+    scaled_kaiming_,
+)
 from vsr.registry import NETWORKS
 
 
@@ -17,7 +24,10 @@ class MSRResNet(nn.Module):
         upscale: Output size / input size: 2, 3 or 4.
     """
 
+    kind = "restoration"
     temporal = "image"
+    checkpointed = (ResidualBlockNoBN,)
+    channels_last = False
     size_multiple = 1
     min_size = 1
 
