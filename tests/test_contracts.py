@@ -1,4 +1,4 @@
-"""What every registered network and every registered loss must do, whatever else it does."""
+"""What every registered network must do, each kind of network by its own contract, and every registered loss."""
 
 from typing import Any
 
@@ -9,35 +9,54 @@ from torch import Tensor, nn
 from vsr.archs.blocks import checkpoint_activations
 from vsr.registry import LOSSES, NETWORKS
 
-# The smallest sensible form of each network: a new one needs its line here, and gets all tests below.
+# The smallest sensible form of each network: a new one needs its line here, and gets the tests of its kind below.
 SMALL: dict[str, dict[str, Any]] = {
     "EDVR": {"num_feat": 8, "num_frame": 3, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1},
     "MSRResNet": {"num_feat": 8, "num_block": 2},
 }
-IN_CHANNELS = 3
 NAMES = sorted(NETWORKS.table)
+# Kind -> channels of an input. restoration: images, or frames; stereo: left and right view; flow: two images.
+CHANNELS = {"restoration": 3, "stereo": 6, "discriminator": 3, "flow": 3}
 
 
-def build(name: str) -> nn.Module:
+def kind_of(name: str) -> str:
+    return getattr(NETWORKS.get(name), "kind", "none")
+
+
+def named(*kinds: str) -> list[str]:
+    """The networks of these kinds."""
+    return [name for name in NAMES if kind_of(name) in kinds]
+
+
+def build(name: str) -> Any:
     torch.manual_seed(0)
     return NETWORKS.build({"type": name, **SMALL[name]}).eval()
 
 
 def sides(network: Any, *, multiples: tuple[int, int]) -> tuple[int, int]:
     """The sides that are these multiples of what the network wants, and not too small for it."""
-    first, second = (max(m * network.size_multiple, network.min_size) for m in multiples)
+    if hasattr(network, "input_size"):  # a discriminator of one size only
+        return network.input_size, network.input_size
+    least = -(-network.min_size // network.size_multiple)
+    first, second = (max(m, least) * network.size_multiple for m in multiples)
     return first, second
 
 
-def an_input(network: Any, *, batch: int = 2, multiples: tuple[int, int] = (5, 3)) -> Tensor:
-    """A batch of images, or of windows or clips of them: (b, [t,] 3, h, w) of the smallest odd sizes."""
+def inputs(network: Any, *, batch: int = 2, multiples: tuple[int, int] = (5, 3)) -> tuple[Tensor, ...]:
+    """A batch of images, or of windows or clips of them, (b, [t,] c, h, w) of the smallest odd sizes; flow: two."""
     frames = {"image": (), "window": (getattr(network, "num_frame", 0),), "clip": (3,)}[network.temporal]
-    return torch.rand(batch, *frames, IN_CHANNELS, *sides(network, multiples=multiples))
+    shape = (batch, *frames, CHANNELS[network.kind], *sides(network, multiples=multiples))
+    return tuple(torch.rand(shape) for _ in range(2 if network.kind == "flow" else 1))
 
 
 def expected_shape(network: Any, x: Tensor) -> tuple[int, ...]:
+    """The shape of the output for the input ``x``; a discriminator's is its own affair beyond (b, 1)."""
+    if network.kind == "discriminator":
+        return (len(x), 1)
+    if network.kind == "flow":
+        return (len(x), 2, *x.shape[-2:])
     leading = x.shape[:-3] if network.temporal == "clip" else x.shape[:1]
-    return (*leading, IN_CHANNELS, network.scale * x.shape[-2], network.scale * x.shape[-1])
+    return (*leading, x.shape[-3], network.scale * x.shape[-2], network.scale * x.shape[-1])
 
 
 def test_every_network_has_a_small_form_here() -> None:
@@ -45,31 +64,62 @@ def test_every_network_has_a_small_form_here() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_network_states_what_it_is(name: str) -> None:
+    network = build(name)
+    assert network.kind in CHANNELS
+    assert network.temporal in ("image", "window", "clip")
+    assert network.size_multiple >= 1
+    assert network.min_size >= 1
+    assert isinstance(network.channels_last, bool)
+    assert all(issubclass(module, nn.Module) for module in network.checkpointed)
+    if network.kind in ("restoration", "stereo"):
+        assert network.scale >= 1
+        assert network.checkpointed  # what takes the memory of a whole training
+    else:
+        assert network.temporal == "image"
+    if network.temporal == "window":
+        assert network.num_frame >= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("multiples", [(1, 1), (5, 3), (2, 7)])
 def test_the_output_has_the_size_that_the_network_states(name: str, multiples: tuple[int, int]) -> None:
     network = build(name)
-    x = an_input(network, multiples=multiples)
+    x = inputs(network, multiples=multiples)
     with torch.no_grad():
-        out = network(x)
-    assert out.shape == expected_shape(network, x)
+        out = network(*x)
+    expected = expected_shape(network, x[0])
+    assert out.shape[: len(expected)] == expected
+    assert network.kind == "discriminator" or out.dim() == len(expected)
     assert out.dtype == torch.float32
     assert out.isfinite().all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_size_between_the_multiples_is_refused(name: str) -> None:
-    network: Any = build(name)
-    if network.size_multiple == 1:
-        assert network(an_input(network)[..., :-1]).isfinite().all()
-        return
-    with pytest.raises(ValueError, match=f"multiples of {network.size_multiple}"):
-        network(an_input(network)[..., :-1])
+    network = build(name)
+    x = [image[..., :-1] for image in inputs(network, multiples=(50, 30))]
+    if hasattr(network, "input_size"):
+        with pytest.raises(ValueError, match=f"expected .*{network.input_size}"):
+            network(*x)
+    elif network.size_multiple == 1:
+        assert network(*x).isfinite().all()
+    else:
+        with pytest.raises(ValueError, match=f"multiples of {network.size_multiple}"):
+            network(*x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_number_of_channels_is_refused(name: str) -> None:
+    network = build(name)
+    with pytest.raises(ValueError, match=r"expected .* got"):
+        network(*(torch.cat((image, image[..., :1, :, :]), -3) for image in inputs(network)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     network = build(name).train()
-    network(an_input(network)).square().sum().backward()
+    network(*inputs(network)).square().sum().backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
@@ -77,26 +127,28 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 def test_recomputed_activations_give_the_same_gradients_and_keep_less(name: str) -> None:
     plain, recomputing = build(name).train(), build(name).train()
     checkpoint_activations(recomputing)
-    x = an_input(plain)
+    x = inputs(plain)
     kept: dict[nn.Module, int] = {}
     for network in (plain, recomputing):
         saved: list[Tensor] = []
+        torch.manual_seed(1)  # of what a network drops while it trains
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
-            out = network(x)
+            out = network(*x)
         kept[network] = sum(t.nbytes for t in {id(t): t for t in saved}.values())
         out.square().sum().backward()
     for (parameter, value), other in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
         torch.testing.assert_close(other.grad, value.grad, rtol=1e-5, atol=1e-6, msg=parameter)
     assert list(recomputing.state_dict()) == list(plain.state_dict())
-    assert kept[recomputing] < kept[plain]
+    assert kept[recomputing] < kept[plain] or not plain.checkpointed
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_is_its_samples_one_by_one(name: str) -> None:
     network = build(name)
-    x = an_input(network, batch=3)
+    x = inputs(network, batch=3)
     with torch.no_grad():
-        torch.testing.assert_close(network(x), torch.cat([network(one[None]) for one in x]), rtol=1e-4, atol=1e-5)
+        singles = [network(*(image[None] for image in one)) for one in zip(*x, strict=True)]
+        torch.testing.assert_close(network(*x), torch.cat(singles), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,19 +157,19 @@ def test_a_state_dict_makes_an_equal_network(name: str) -> None:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
     other.load_state_dict(network.state_dict(), strict=True)
-    x = an_input(network)
+    x = inputs(network)
     with torch.no_grad():
-        assert torch.equal(network(x), other(x))
+        assert torch.equal(network(*x), other(*x))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_of_the_network_changes_neither_its_input_nor_its_state(name: str) -> None:
     network = build(name)
-    x = an_input(network)
-    x_before, before = x.clone(), {k: v.clone() for k, v in network.state_dict().items()}
+    x = inputs(network)
+    x_before, before = [image.clone() for image in x], {k: v.clone() for k, v in network.state_dict().items()}
     with torch.no_grad():
-        network(x)
-    assert torch.equal(x, x_before)
+        network(*x)
+    assert all(torch.equal(image, image_before) for image, image_before in zip(x, x_before, strict=True))
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
@@ -125,21 +177,21 @@ def test_a_run_of_the_network_changes_neither_its_input_nor_its_state(name: str)
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
 def test_bfloat16_is_near_float32(name: str, autocast: bool) -> None:
     network = build(name)
-    x = an_input(network)
+    x = inputs(network)
     with torch.no_grad():
-        expected = network(x)
+        expected = network(*x)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            out = network(x) if autocast else network.bfloat16()(x.bfloat16())
+            out = network(*x) if autocast else network.bfloat16()(*(image.bfloat16() for image in x))
     torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_compiles_into_one_graph(name: str) -> None:
     network = build(name)
-    x = an_input(network, batch=1)
+    x = inputs(network, batch=1)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        torch.testing.assert_close(compiled(x), network(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compiled(*x), network(*x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,6 +199,47 @@ def test_the_network_builds_without_memory_on_the_meta_device(name: str) -> None
     with torch.device("meta"):
         network = NETWORKS.build({"type": name, **SMALL[name]})
     assert {p.device.type for p in network.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", named("stereo"))
+def test_each_view_is_restored_with_the_help_of_the_other(name: str) -> None:
+    network = build(name)
+    for parameter in network.parameters():  # a fresh network may begin with views that ignore each other
+        nn.init.normal_(parameter, std=0.1)
+    (x,) = inputs(network, batch=1)
+    for view in (slice(0, 3), slice(3, 6)):
+        changed = x.clone()
+        changed[:, view] = 1 - x[:, view]
+        with torch.no_grad():
+            difference = (network(changed) - network(x)).abs()
+        assert difference[:, :3].max() > 1e-6
+        assert difference[:, 3:].max() > 1e-6
+
+
+@pytest.mark.parametrize("name", named("discriminator"))
+def test_a_discriminator_shows_its_input_the_way(name: str) -> None:
+    network = build(name).train()
+    (x,) = inputs(network)
+    network(x.requires_grad_()).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert all(image.any() for image in x.grad)
+
+
+@pytest.mark.parametrize("name", named("discriminator"))
+def test_a_discriminator_judges_twice_before_one_backward_pass(name: str) -> None:
+    network = build(name).train()
+    (real,), (fake,) = inputs(network), inputs(network)
+    (network(real) - network(fake)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", named("flow"))
+def test_a_flow_network_refuses_images_of_unlike_sizes(name: str) -> None:
+    network = build(name)
+    first, second = inputs(network, multiples=(50, 30))
+    with pytest.raises(ValueError, match=r"expected .* got"):
+        network(first, second[..., :-1])
 
 
 # Where each loss is least: 0 at equality, but for the roots of eps and for PSNR in dB.
