@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vsr.data import video_cache
-from vsr.data.video_cache import cache_root, frames_of_video
+from vsr.data.video_cache import frames_of_video
 from vsr.utils.images import read_image
 
 
@@ -99,11 +99,3 @@ def test_a_frame_that_cannot_be_written_leaves_nothing(video: Path, cache: Path)
     ):
         frames_of_video(video)
     assert [path.suffix for path in (cache / "frames").iterdir()] == [".lock"]
-
-
-def test_the_cache_is_below_the_users_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VSR_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_root() == Path("/somewhere/vsr")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_root() == Path.home() / ".cache" / "vsr"

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 from filelock import FileLock
 
+from vsr.utils.files import cache_root
 from vsr.utils.images import Frame
 
 log = logging.getLogger(__name__)
@@ -24,12 +25,6 @@ SECONDS_BETWEEN_LINES = 10.0  # of the progress in the log
 COUNTED = (".mp4", ".mov", ".m4v", ".avi")  # their headers hold the exact number of frames
 FRAMES_IN_FLIGHT = 16  # decoded and not yet written
 LOST_FRAMES = 2  # fewer than the header says without being called truncated: edit lists cut that many
-
-
-def cache_root() -> Path:
-    """Return the folder for files that can be made again: $VSR_CACHE, or vsr in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VSR_CACHE") or Path(home) / "vsr")
 
 
 def frames_of_video(path: Path) -> tuple[Path, tuple[str, ...]]:

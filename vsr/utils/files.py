@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whenever the process dies."""
+"""Files that are either whole or absent, whenever the process dies, and where those go that can be made again."""
 
 import contextlib
 import errno
@@ -9,6 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+
+def cache_root() -> Path:
+    """Return the folder for files that can be made again: $VSR_CACHE, or vsr in the user's cache folder."""
+    if own := os.environ.get("VSR_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vsr"
 
 
 @contextlib.contextmanager
