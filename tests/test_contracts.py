@@ -11,8 +11,14 @@ from vsr.registry import LOSSES, NETWORKS
 
 # The smallest sensible form of each network: a new one needs its line here, and gets the tests of its kind below.
 SMALL: dict[str, dict[str, Any]] = {
+    "Baseline": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
+    "BaselineLocal": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "train_size": [1, 3, 4, 4]},
     "EDVR": {"num_feat": 8, "num_frame": 3, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1},
     "MSRResNet": {"num_feat": 8, "num_block": 2},
+    "NAFNet": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
+    "NAFNetLocal": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "train_size": [1, 3, 4, 4]},
+    "NAFNetSR": {"width": 8, "num_blks": 2},
+    "NAFSSR": {"width": 8, "num_blks": 2, "train_size": [1, 6, 4, 4]},
 }
 NAMES = sorted(NETWORKS.table)
 # Kind -> channels of an input. restoration: images, or frames; stereo: left and right view; flow: two images.

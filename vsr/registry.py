@@ -80,8 +80,14 @@ class Registry:
 NETWORKS = Registry(
     "network",
     {
+        "Baseline": "vsr.archs.nafnet_baseline",
+        "BaselineLocal": "vsr.archs.nafnet_baseline",
         "EDVR": "vsr.archs.edvr",
         "MSRResNet": "vsr.archs.msrresnet",
+        "NAFNet": "vsr.archs.nafnet",
+        "NAFNetLocal": "vsr.archs.nafnet",
+        "NAFNetSR": "vsr.archs.nafssr",
+        "NAFSSR": "vsr.archs.nafssr",
     },
 )
 DATASETS = Registry(

@@ -1,0 +1,204 @@
+"""NAFSSR: stereo super-resolution with NAFNet's blocks (Chu et al., CVPRW 2022, arXiv:2204.08714).
+
+Shapes: b batch, n views (1, or 2: left and right), c width, h w input size, s scale. Between the blocks the
+views stand one after the other in the batch, (n * b, c, h, w): all left ones first.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vsr.archs.blocks import check_positive
+from vsr.archs.local import localize
+from vsr.archs.nafnet import LayerNorm2d, NAFBlock
+from vsr.registry import NETWORKS
+
+
+class SCAM(nn.Module):
+    """Stereo cross attention: each pixel of a view looks along its row in the other view, and adds what it finds.
+
+    The views of a rectified pair differ along rows only.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.norm_l = LayerNorm2d(channels)
+        self.norm_r = LayerNorm2d(channels)
+        self.l_proj1 = nn.Conv2d(channels, channels, 1)
+        self.r_proj1 = nn.Conv2d(channels, channels, 1)
+        self.l_proj2 = nn.Conv2d(channels, channels, 1)
+        self.r_proj2 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the views (b, c, h, w) to the same shapes."""
+        # rows take the place of attention heads: (b, h, w, c)
+        query_left = self.l_proj1(self.norm_l(left)).permute(0, 2, 3, 1)
+        query_right = self.r_proj1(self.norm_r(right)).permute(0, 2, 3, 1)
+        value_left = self.l_proj2(left).permute(0, 2, 3, 1)
+        value_right = self.r_proj2(right).permute(0, 2, 3, 1)
+        # never all of the (w, w) weights at a time, and by c ** -0.5 scaled, torch's default
+        found_left = F.scaled_dot_product_attention(query_left, query_right, value_right).permute(0, 3, 1, 2)
+        found_right = F.scaled_dot_product_attention(query_right, query_left, value_left).permute(0, 3, 1, 2)
+        return left + found_left * self.beta, right + found_right * self.gamma
+
+
+class NAFBlockSR(nn.Module):
+    """A NAFBlock for every view alone, then, with ``fusion``, the exchange between two."""
+
+    def __init__(self, channels: int, *, fusion: bool, drop_out_rate: float) -> None:
+        super().__init__()
+        self.blk = NAFBlock(channels, drop_out_rate=drop_out_rate)
+        self.fusion = SCAM(channels) if fusion else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the views (n * b, c, h, w) to the same shape."""
+        x = self.blk(x)
+        return x if self.fusion is None else torch.cat(self.fusion(*x.chunk(2)))
+
+
+class DropPath(nn.Module):
+    """Leaves a residual block out at random while training, and strengthens what it adds when it stays.
+
+    Stochastic depth (Huang et al., ECCV 2016), drawn for each sample, once for both views. (The official code
+    draws once for a batch, so that whole blocks go without a gradient.)
+
+    Args:
+        module: The block.
+        drop_rate: Probability of leaving it out.
+        views: n.
+    """
+
+    def __init__(self, module: nn.Module, *, drop_rate: float, views: int) -> None:
+        super().__init__()
+        self.module, self.drop_rate, self.views = module, drop_rate, views
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.module(x)
+        if not self.training or self.drop_rate == 0:
+            return out
+        kept = torch.rand(len(x) // self.views, 1, 1, 1, device=x.device) >= self.drop_rate
+        return x + (out - x) * (kept / (1 - self.drop_rate)).to(x.dtype).repeat(self.views, 1, 1, 1)
+
+
+@NETWORKS.register
+class NAFNetSR(nn.Module):
+    """Enlarges an image, or with ``dual`` the two views of a stereo pair.
+
+    Args:
+        up_scale: s.
+        width: c.
+        num_blks: Blocks.
+        img_channel: Channels of a view.
+        drop_path_rate: Probability of leaving a block out of a training step, see ``DropPath``.
+        drop_out_rate: Of the blocks' branches.
+        fusion_from, fusion_to: First and last block, from 0, after which the views exchange; -1: none does.
+        dual: The input has two views, left and right, on its channels.
+    """
+
+    kind = "restoration"
+    temporal = "image"
+    checkpointed = (NAFBlockSR,)
+    channels_last = True
+    size_multiple = 1
+    min_size = 1
+
+    def __init__(
+        self,
+        *,
+        up_scale: int = 4,
+        width: int = 48,
+        num_blks: int = 16,
+        img_channel: int = 3,
+        drop_path_rate: float = 0.0,
+        drop_out_rate: float = 0.0,
+        fusion_from: int = -1,
+        fusion_to: int = -1,
+        dual: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive(up_scale=up_scale, width=width, img_channel=img_channel)
+        for name, rate in (("drop_path_rate", drop_path_rate), ("drop_out_rate", drop_out_rate)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}: expected a probability from 0 to below 1, got {rate}.")
+        if num_blks < 0:
+            raise ValueError(f"num_blks: expected a number from 0 up, got {num_blks}.")
+        fused = [fusion_from <= i <= fusion_to for i in range(num_blks)]
+        if any(fused) and not dual:
+            raise ValueError(
+                "fusion_from, fusion_to: expected -1 without dual: true, one view has none to exchange with."
+            )
+        self.views, self.img_channel, self.scale = 1 + dual, img_channel, up_scale
+        if dual:
+            self.kind = "stereo"
+        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
+        self.body = nn.Sequential(
+            *(
+                DropPath(
+                    NAFBlockSR(width, fusion=fusion, drop_out_rate=drop_out_rate),
+                    drop_rate=drop_path_rate,
+                    views=self.views,
+                )
+                for fusion in fused
+            )
+        )
+        self.up = nn.Sequential(nn.Conv2d(width, img_channel * up_scale**2, 3, padding=1), nn.PixelShuffle(up_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (b, n * img_channel, h, w) in [0, 1], left view first, to (b, n * img_channel, s*h, s*w).
+
+        Raises:
+            ValueError: the shape is another.
+        """
+        channels = self.views * self.img_channel
+        if x.dim() != 4 or x.shape[1] != channels:
+            raise ValueError(f"x: expected (b, {channels}, h, w), got {tuple(x.shape)}.")
+        views = torch.cat(x.chunk(self.views, 1)) if self.views > 1 else x
+        detail = self.up(self.body(self.intro(views)))
+        base = F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        return torch.cat(detail.chunk(self.views), 1) + base
+
+
+@NETWORKS.register
+class NAFSSR(NAFNetSR):
+    """Enlarges a stereo pair: views that exchange after every block, pooling that stays local at test time.
+
+    Args:
+        train_size: Shape of the training input, [b, c, h, w]; only height and width count.
+        fast_imp: The official faster, not equivalent means of the local pooling, see ``vsr.archs.local``.
+        up_scale, width, num_blks, img_channel, drop_path_rate, drop_out_rate: See ``NAFNetSR``.
+        fusion_from, fusion_to: First and last block, from 0, after which the views exchange.
+    """
+
+    kind = "stereo"
+
+    def __init__(
+        self,
+        *,
+        train_size: Sequence[int] = (1, 6, 30, 90),
+        fast_imp: bool = False,
+        up_scale: int = 4,
+        width: int = 48,
+        num_blks: int = 16,
+        img_channel: int = 3,
+        drop_path_rate: float = 0.0,
+        drop_out_rate: float = 0.0,
+        fusion_from: int = -1,
+        fusion_to: int = 1000,
+    ) -> None:
+        super().__init__(
+            up_scale=up_scale,
+            width=width,
+            num_blks=num_blks,
+            img_channel=img_channel,
+            drop_path_rate=drop_path_rate,
+            drop_out_rate=drop_out_rate,
+            fusion_from=fusion_from,
+            fusion_to=fusion_to,
+            dual=True,
+        )
+        if num_blks:
+            localize(self, (1, 2 * img_channel, *train_size[-2:]), fast_imp=fast_imp)
