@@ -105,7 +105,7 @@ def localize(
     train, sizes = tuple(input_shape[-2:]), _pooled_sizes(network, input_shape)
     if not sizes:
         raise ValueError(
-            f"local: expected a network with global average pooling, got {type(network).__name__} without. Leave it out."
+            f"local: expected a network with global average pooling, got a {type(network).__name__} without."
         )
     for name, size in sizes.items():
         window = tuple(feature * int(side * ratio) // side for feature, side in zip(size, train, strict=True))

@@ -289,7 +289,7 @@ class NAFNet(UNet):
             return NAFBlock(channels, attention=attention, depthwise=depthwise)
 
         self._build(img_channel, width, enc_blk_nums, middle_blk_num, dec_blk_nums, block)
-        self.skips = nn.ModuleList(FFTBlock(down.in_channels) for down in self.downs if skip == "fft")
+        self.skips = nn.ModuleList(FFTBlock(width * 2**i) for i in range(len(enc_blk_nums)) if skip == "fft")
         localized(self, local, img_channel)
 
     def skip(self, level: int, features: Tensor) -> Tensor:
