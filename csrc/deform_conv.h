@@ -43,7 +43,7 @@ struct Strides {
 // A place between four pixels: (top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1).
 template <typename T>
 struct Place {
-  int32_t top, left;  // from -1 to height - 1, to width - 1; -1 outside
+  int32_t top, left;  // from -1 to height - 1, to width - 1; outside: -2, -1, so that no pixel is of the image
   T down, right;      // the place's distances from the upper left pixel, in [0, 1]; 0 outside
   T inside;           // 1 within the open box (-1, height) x (-1, width), else 0
 };
@@ -60,7 +60,7 @@ VSR_HD Place<T> locate(T y, T x, T height, T width) {
   int32_t left = int32_t(x + T(1)) - 1;
   top -= T(top) > y;
   left -= T(left) > x;
-  return {top, left, y - T(top), x - T(left), inside ? T(1) : T(0)};
+  return {inside ? top : -2, left, y - T(top), x - T(left), inside ? T(1) : T(0)};
 }
 
 // Weights of the four pixels of a place, in its order.
