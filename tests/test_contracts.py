@@ -11,14 +11,33 @@ from vsr.registry import LOSSES, NETWORKS
 
 # The smallest sensible form of each network: a new one needs its line here, and gets the tests of its kind below.
 SMALL: dict[str, dict[str, Any]] = {
+    "EDSR": {"num_feat": 8, "num_block": 2},
     "Baseline": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
     "BaselineLocal": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "train_size": [1, 3, 4, 4]},
+    "BasicVSR": {"num_feat": 8, "num_block": 1},
+    "BasicVSRPlusPlus": {"mid_channels": 8, "num_blocks": 1},
     "EDVR": {"num_feat": 8, "num_frame": 3, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1},
+    "IconVSR": {"num_feat": 8, "num_block": 1, "temporal_padding": 1},
     "MSRResNet": {"num_feat": 8, "num_block": 2},
+    "RCAN": {"num_feat": 8, "num_group": 2, "num_block": 1, "squeeze_factor": 4},
+    "RRDBNet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4, "scale": 2},
+    "SRVGGNetCompact": {"num_feat": 8, "num_conv": 2},
+    "SwinIR": {
+        "img_size": 8,
+        "embed_dim": 8,
+        "depths": [2],
+        "num_heads": [2],
+        "window_size": 4,
+        "upscale": 2,
+        "upsampler": "pixelshuffle",
+    },
+    "UNetDiscriminatorSN": {"num_feat": 4},
+    "VGGStyleDiscriminator": {"num_feat": 4},
     "NAFNet": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
     "NAFNetLocal": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "train_size": [1, 3, 4, 4]},
     "NAFNetSR": {"width": 8, "num_blks": 2},
     "NAFSSR": {"width": 8, "num_blks": 2, "train_size": [1, 6, 4, 4]},
+    "SpyNet": {},
 }
 NAMES = sorted(NETWORKS.table)
 # Kind -> channels of an input. restoration: images, or frames; stereo: left and right view; flow: two images.

@@ -82,12 +82,23 @@ NETWORKS = Registry(
     {
         "Baseline": "vsr.archs.nafnet_baseline",
         "BaselineLocal": "vsr.archs.nafnet_baseline",
+        "BasicVSR": "vsr.archs.basicvsr",
+        "BasicVSRPlusPlus": "vsr.archs.basicvsrpp",
+        "EDSR": "vsr.archs.edsr",
         "EDVR": "vsr.archs.edvr",
+        "IconVSR": "vsr.archs.basicvsr",
         "MSRResNet": "vsr.archs.msrresnet",
+        "RCAN": "vsr.archs.rcan",
+        "RRDBNet": "vsr.archs.rrdbnet",
+        "SRVGGNetCompact": "vsr.archs.srvgg",
+        "SwinIR": "vsr.archs.swinir",
+        "UNetDiscriminatorSN": "vsr.archs.discriminators",
+        "VGGStyleDiscriminator": "vsr.archs.discriminators",
         "NAFNet": "vsr.archs.nafnet",
         "NAFNetLocal": "vsr.archs.nafnet",
         "NAFNetSR": "vsr.archs.nafssr",
         "NAFSSR": "vsr.archs.nafssr",
+        "SpyNet": "vsr.archs.spynet",
     },
 )
 DATASETS = Registry(
