@@ -3,9 +3,9 @@
 Shapes: b batch, c and o input and output channels, h w input size, y x output size, g deformable
 groups, k = kh * kw kernel taps in row-major order.
 
-The Python bodies below are the definition, and run on any device. A compiled library registers
-faster kernels under the same two names; the dispatcher then prefers those. No call site asks
-which one runs.
+``definition`` and ``definition_backward`` are the definition, and run on any device. A compiled library
+registers faster kernels under the names of the two ops, which the dispatcher then prefers; the
+ops' Python bodies only load it. No call site asks which one runs.
 """
 
 import math
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vsr.ops import library
 
 # Columns that the definition holds at a time. On a CPU they are to stay in the cache (larger blocks
 # take twice the time); on a GPU every block costs a launch.
@@ -195,12 +197,7 @@ def _modulate(sampled: Tensor, mask: Tensor | None, samples: slice, rows: slice)
     return sampled * mask[samples, :, rows].to(sampled.dtype).reshape(len(sampled), 1, *sampled.shape[2:])
 
 
-@torch.library.custom_op(
-    "vsr::modulated_deform_conv2d",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {ARGUMENTS}) -> Tensor",
-)
-def modulated_deform_conv2d_op(
+def definition(
     x: Tensor,
     offset: Tensor,
     mask: Tensor | None,
@@ -212,7 +209,7 @@ def modulated_deform_conv2d_op(
     groups: int,
     deform_groups: int,
 ) -> Tensor:
-    """The op itself: ``modulated_deform_conv2d`` after its checks, with pairs of numbers only."""
+    """Compute ``modulated_deform_conv2d`` after its checks, with pairs of numbers only."""
     settings = _Settings(stride, padding, dilation, groups, deform_groups)
     (b, c), (o, _, kh, kw) = x.shape[:2], weight.shape
     height, width = settings.output_size(x.shape[2:], (kh, kw))
@@ -229,13 +226,7 @@ def modulated_deform_conv2d_op(
     return out if bias is None else out.add_(bias.view(-1, 1, 1))
 
 
-@torch.library.custom_op(
-    "vsr::modulated_deform_conv2d_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor weight, {ARGUMENTS})"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def modulated_deform_conv2d_backward_op(
+def definition_backward(
     grad: Tensor,
     x: Tensor,
     offset: Tensor,
@@ -276,6 +267,30 @@ def modulated_deform_conv2d_backward_op(
             )
             grad_x[samples] += grad_image
     return grad_x.to(x.dtype), grad_offset, grad_mask, grad_kernel.to(weight.dtype).view(weight.shape)
+
+
+# The dispatcher calls these bodies only while no compiled kernel is registered for the device.
+@torch.library.custom_op(
+    "vsr::modulated_deform_conv2d",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {ARGUMENTS}) -> Tensor",
+)
+def modulated_deform_conv2d_op(x: Tensor, *arguments: Any) -> Tensor:
+    if library.load(x.device.type, "modulated_deform_conv2d"):
+        return torch.ops.vsr.modulated_deform_conv2d(x, *arguments)
+    return definition(x, *arguments)
+
+
+@torch.library.custom_op(
+    "vsr::modulated_deform_conv2d_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor x, Tensor offset, Tensor? mask, Tensor weight, {ARGUMENTS})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def modulated_deform_conv2d_backward_op(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if library.load(grad.device.type, "modulated_deform_conv2d_backward"):
+        return torch.ops.vsr.modulated_deform_conv2d_backward(grad, *arguments)
+    return definition_backward(grad, *arguments)
 
 
 @modulated_deform_conv2d_op.register_fake
