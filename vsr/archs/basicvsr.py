@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vsr.archs.blocks import bilinear_base, check_positive, residual_blocks
 from vsr.archs.edvr import PCDAlignment, TSAFusion, conv, lrelu
-from vsr.archs.pretrained import load_part
+from vsr.archs.parts import load_part
 from vsr.archs.spynet import BasicModule, SpyNet
 from vsr.ops.warp import flow_warp
 from vsr.registry import NETWORKS

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.archs.pretrained import load_part
+from vsr.archs.parts import load_part
 from vsr.ops.warp import flow_warp
 from vsr.registry import NETWORKS
 
