@@ -11,11 +11,11 @@ from vsr.registry import LOSSES, NETWORKS
 
 # The smallest sensible form of each network: a new one needs its line here, and gets the tests of its kind below.
 SMALL: dict[str, dict[str, Any]] = {
-    "EDSR": {"num_feat": 8, "num_block": 2},
     "Baseline": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
     "BaselineLocal": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "train_size": [1, 3, 4, 4]},
     "BasicVSR": {"num_feat": 8, "num_block": 1},
     "BasicVSRPlusPlus": {"mid_channels": 8, "num_blocks": 1},
+    "EDSR": {"num_feat": 8, "num_block": 2},
     "EDVR": {"num_feat": 8, "num_frame": 3, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1},
     "IconVSR": {"num_feat": 8, "num_block": 1, "temporal_padding": 1},
     "MSRResNet": {"num_feat": 8, "num_block": 2},

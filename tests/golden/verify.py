@@ -6,7 +6,7 @@ weights of recipe.py. dcn_ops.* hold inputs, outputs and gradients of the deform
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +46,29 @@ def state_of(network: nn.Module) -> list[tuple[str, list[int], str]]:
     return [(k, list(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in network.state_dict().items()]
 
 
-def check_outputs(network: nn.Module, model_id: str) -> None:
-    """Assert that the network gives the official outputs, at every stored pixel and by the fingerprint of all."""
+def check_outputs(network: nn.Module, model_id: str, state: Mapping[str, str] | None = None) -> None:
+    """Assert that the network gives the official outputs, at every stored pixel and by the fingerprint of all.
+
+    Args:
+        network: As ``build`` makes it.
+        model_id: The golden.
+        state: Name of an output beside "out" -> entry of the state_dict that it is, after the forward pass.
+    """
     stored = np.load(HERE / "models" / f"{model_id}.npz")
     for case in manifest(model_id)["cases"]:
         inputs = [torch.from_numpy(recipe.make_input(spec)) for spec in case["inputs"]]
         with torch.no_grad():
-            got = network(*inputs).numpy()
-        (facts,) = case["outputs"]
-        assert list(got.shape) == facts["shape"]
-        limit = TOLERANCE * max(1.0, facts["absmax"])
-        seen = recipe.view_output(got, facts["view"])
-        np.testing.assert_allclose(seen, stored[f"{case['case']}/out"], rtol=0, atol=limit)
-        if facts["view"]:
-            np.testing.assert_allclose(recipe.fingerprint(got), facts["fingerprint"], rtol=0, atol=limit)
+            results = {"out": network(*inputs)}
+        results |= {name: network.state_dict()[key] for name, key in (state or {}).items()}
+        assert sorted(results) == sorted(facts["name"] for facts in case["outputs"])
+        for facts in case["outputs"]:
+            got = results[facts["name"]].numpy()
+            assert list(got.shape) == facts["shape"]
+            limit = TOLERANCE * max(1.0, facts["absmax"])
+            seen = recipe.view_output(got, facts["view"])
+            np.testing.assert_allclose(seen, stored[f"{case['case']}/{facts['name']}"], rtol=0, atol=limit)
+            if facts["view"]:
+                np.testing.assert_allclose(recipe.fingerprint(got), facts["fingerprint"], rtol=0, atol=limit)
 
 
 def check_recipe() -> None:

@@ -1,6 +1,6 @@
 """Parts that two or more networks share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,16 +27,23 @@ class ResidualBlockNoBN(nn.Module):
     """Two 3x3 convolutions around a ReLU, added to the input: (b, num_feat, h, w) stays so.
 
     Source: EDSR (Lim et al., CVPRW 2017), which drops SRResNet's batch norm.
+
+    Args:
+        num_feat: Channels.
+        res_scale: Factor of what is added.
+        pytorch_init: Leave the weights as PyTorch draws them, as EDSR does; else small ones (``scaled_kaiming_``).
     """
 
-    def __init__(self, num_feat: int) -> None:
+    def __init__(self, num_feat: int, *, res_scale: float = 1.0, pytorch_init: bool = False) -> None:
         super().__init__()
+        self.res_scale = res_scale
         self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        scaled_kaiming_((self.conv1, self.conv2), 0.1)
+        if not pytorch_init:
+            scaled_kaiming_((self.conv1, self.conv2), 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(x)))
+        return torch.add(x, self.conv2(F.relu(self.conv1(x))), alpha=self.res_scale)
 
 
 def residual_blocks(number: int, num_feat: int) -> nn.Sequential:
@@ -51,6 +58,51 @@ def bilinear_base(image: Tensor, channels: int, scale: int) -> Tensor:
     """
     base = image[:, :channels]
     return base if scale == 1 else F.interpolate(base, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+class Upsample(nn.Sequential):
+    """Sub-pixel convolutions: (b, num_feat, h, w) -> (b, num_feat, scale*h, scale*w).
+
+    Args:
+        scale: 3, or a power of 2: 4 is two steps of 2, and 1 no step at all.
+        num_feat: Channels.
+    """
+
+    def __init__(self, scale: int, num_feat: int) -> None:
+        if scale != 3 and (scale < 1 or scale & (scale - 1)):
+            raise ValueError(f"upscale: expected 3 or a power of 2, got {scale}.")
+        steps = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
+        layers: list[nn.Module] = []
+        for step in steps:
+            layers += [nn.Conv2d(num_feat, step**2 * num_feat, 3, padding=1), nn.PixelShuffle(step)]
+        super().__init__(*layers)
+
+
+def channel_mean(rgb_mean: Sequence[float], channels: int) -> Tensor:
+    """Return the mean colour (1, channels, 1, 1) of the images that a network is made for; one value serves for all."""
+    if len(rgb_mean) not in (1, channels):
+        raise ValueError(
+            f"rgb_mean: expected {channels} values, one for each channel of the input, or a single one, "
+            f"got {len(rgb_mean)}. Give as many values as num_in_ch."
+        )
+    return torch.tensor(rgb_mean, dtype=torch.float32).view(1, -1, 1, 1).repeat(1, channels // len(rgb_mean), 1, 1)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Extend images (b, c, h, w) to the right and to the bottom by their mirror image, to multiples of ``multiple``.
+
+    An image smaller than its own padding has no such mirror image: its last row or column is repeated.
+    """
+    height, width = x.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate") if right else x
+    return F.pad(x, (0, 0, 0, bottom), mode="reflect" if bottom < height else "replicate") if bottom else x
+
+
+def check_images(x: Tensor, channels: int) -> None:
+    """Raise ValueError unless ``x`` is a batch of images (b, channels, h, w)."""
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f"x: expected (b, {channels}, h, w), got {tuple(x.shape)}.")
 
 
 def check_channels(num_in_ch: int, num_out_ch: int) -> None:
@@ -76,7 +128,7 @@ def checkpoint_activations(network: nn.Module) -> None:
     """
     kinds: tuple[type[nn.Module], ...] = network.checkpointed  # type: ignore[assignment]
     for module in network.modules():
-        if isinstance(module, kinds):
+        if isinstance(module, kinds) and not isinstance(module.forward, partial):
             module.forward = partial(_recomputed, module.forward)
 
 

@@ -6,6 +6,7 @@ from vsr.archs.blocks import (
     ResidualBlockNoBN,
     bilinear_base,
     check_channels,
+    check_images,
     check_positive,
     residual_blocks,
     scaled_kaiming_,
@@ -56,8 +57,7 @@ class MSRResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (b, num_in_ch, h, w), RGB in [0, 1], to (b, num_out_ch, s*h, s*w)."""
-        if x.dim() != 4 or x.shape[1] != self.num_in_ch:
-            raise ValueError(f"x: expected (b, {self.num_in_ch}, h, w), got {tuple(x.shape)}.")
+        check_images(x, self.num_in_ch)
         out = self.body(self.lrelu(self.conv_first(x)))
         out = self.lrelu(self.pixel_shuffle(self.upconv1(out)))
         if self.scale == 4:
