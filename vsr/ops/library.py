@@ -53,14 +53,14 @@ class State:
     Args:
         library: The library that is loaded; None: definitions run.
         origin: Where it was found: "packaged", "cache" or "temporary".
+        new: Whether it was compiled just now.
         cause: Why there is none.
-        expected: Whether there could be one here, so that its absence deserves a warning.
     """
 
     library: Path | None = None
     origin: str = ""
+    new: bool = False
     cause: str = ""
-    expected: bool = True
 
 
 _states: dict[str, State] = {}
@@ -89,7 +89,7 @@ def load(device_type: str, op: str) -> bool:
 
     Raises:
         LibraryError: there is none, and VSR_OPS=require.
-        ValueError: VSR_OPS or VSR_BUILD_CUDA says something unknown.
+        ValueError: VSR_OPS says something unknown.
     """
     demand = mode()
     if demand == "off":
@@ -120,12 +120,12 @@ def find(device_type: str) -> State:
 def _first_use(device_type: str) -> State:
     if device_type not in DISPATCH_KEYS or (device_type == "cuda" and torch.version.hip):
         kind = "ROCm" if device_type == "cuda" else device_type
-        return State(cause=f"vsr has no compiled kernels for {kind}", expected=False)
+        return State(cause=f"vsr has no compiled kernels for {kind}")
     refused: list[str] = []  # what was found and could not be used
     try:
         recipe = build.recipe(device_type, build.installed_torch())
         if recipe is None:
-            return State(cause=f"{build.SOURCES} holds no kernels for {device_type}", expected=False)
+            return State(cause=f"{build.SOURCES} holds no kernels for {device_type}")
         state = _obtain(recipe, refused)
     except BuildError as error:
         state = State(cause=". ".join([*refused, str(error)]))
@@ -143,8 +143,14 @@ def _report(device_type: str, state: State, refused: list[str]) -> None:
             "To compile: python -m vsr.ops build. To see more: python -m vsr.doctor. To hide this: VSR_OPS=off",
             name, state.cause,
         )  # fmt: skip
-    elif state.library and refused:
-        log.warning("%s. The %s kernels of %s are used", ". ".join(refused), name, state.library)
+    elif state.origin == "temporary":
+        log.warning(
+            "%s. The %s kernels are compiled into %s, again whenever that is cleared. "
+            "Name a folder that can be written in VSR_CACHE",
+            ". ".join(refused), name, state.library,
+        )  # fmt: skip
+    elif state.new and refused:
+        log.warning("%s. Compiled anew: %s", ". ".join(refused), state.library)
     elif state.library:
         log.info("%s kernels: %s", name, state.library)
 
@@ -153,7 +159,7 @@ def _obtain(recipe: Recipe, refused: list[str]) -> State:
     """Load a library from the first place that has one or lets one be built; BuildError if none does."""
     packaged = PACKAGED / recipe.file_name
     if packaged.is_file():
-        why = refusal(packaged, recipe) or _open(packaged)
+        why = refusal(packaged, recipe) or open_library(packaged)
         if not why:
             return State(packaged, "packaged")
         refused.append(f"{packaged}: {why}")
@@ -171,22 +177,22 @@ def _obtain(recipe: Recipe, refused: list[str]) -> State:
             library = _found(root, recipe, compiler, refused)
             if library is None and isinstance(compiler, BuildError):
                 raise compiler
-            if library is None:
+            if new := library is None:
                 assert isinstance(compiler, Compiler)
                 library = built(root, recipe, compiler)
         except (OSError, RuntimeError) as error:
             if isinstance(error, BuildError):
                 raise
             # RuntimeError: Path.home() does not know the user; NotImplementedError: a file system without locks
-            refused.append(f"{origin}: cannot be written ({error}); name a folder in VSR_CACHE")
+            refused.append(f"the {origin} folder cannot be written ({error})")
             continue
-        if why := _open(library):
+        if why := open_library(library):
             raise BuildError(f"{library}: {why}")
-        return State(library, origin)
-    raise BuildError("there is no place to compile them in")
+        return State(library, origin, new)
+    raise BuildError("name a folder that can be written in VSR_CACHE")
 
 
-def _open(library: Path) -> str:
+def open_library(library: Path) -> str:
     """Load a library into this process; return why that fails, or nothing."""
     try:
         torch.ops.load_library(str(library))
@@ -206,6 +212,8 @@ def refusal(library: Path, recipe: Recipe) -> str:
         sources, architectures = made["sources"], list(made["architectures"])
     except FileNotFoundError as error:
         return f"incomplete ({error.filename} is missing); {REBUILD}"
+    except OSError as error:
+        return f"unreadable ({error})"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"damaged ({record.name} is unreadable); {REBUILD}"
     running = build.torch_version(recipe.torch.version)
@@ -260,6 +268,11 @@ def private_temporary() -> Path:
     return folder
 
 
+def cache_folder(root: Path, recipe: Recipe, compiler: Compiler) -> Path:
+    """Return where a cache keeps what a compiler makes of a recipe."""
+    return root / f"{recipe.kind}-{recipe.key}-{compiler.key}"
+
+
 def built(root: Path, recipe: Recipe, compiler: Compiler, *, force: bool = False) -> Path:
     """Compile a library into a cache, unless another process does so at this moment; return it.
 
@@ -276,7 +289,7 @@ def built(root: Path, recipe: Recipe, compiler: Compiler, *, force: bool = False
     """
     began = time.time()
     root.mkdir(parents=True, exist_ok=True)
-    folder = root / f"{recipe.kind}-{recipe.key}-{compiler.key}"
+    folder = cache_folder(root, recipe, compiler)
     library, failure = folder / recipe.file_name, folder.with_name(f"{folder.name}.failed")
     lock = FileLock(f"{folder}.lock")
     try:
