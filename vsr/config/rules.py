@@ -27,6 +27,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "train.warmup_iter": (-1, None),
     "train.lr_mul.*": (0, None),
     "train.max_bad_steps": (1, None),
+    "train.offset_watch.limit": (0, None),
     "val.val_freq": (1, None),
     "val.tile": (0, None),
     "val.tile_overlap": (0, None),

@@ -11,7 +11,7 @@ every key that the section itself does not know.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,14 @@ class PathOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OffsetWatchOptions:
+    """Deformable layers that read far away: the first sign of a run that diverges."""
+
+    limit: float = 100.0  # pixels of a layer's features: its mean |offset| in one step
+    action: Literal["warn", "skip", "stop"] = "warn"  # beyond it: a line at print_freq; drop the step, too; stop there
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """What is optimised, and for how long."""
 
@@ -78,7 +86,8 @@ class TrainOptions:
     warmup_iter: int = -1  # steps of linear warm-up from 0; -1: none
     ema_decay: float = 0.0  # of the moving average of the weights, for each step; 0: no average
     lr_mul: Mapping[str, float] = field(default_factory=dict)  # {part of a parameter's name: factor on its rate}
-    max_bad_steps: int = 100  # steps in a row whose gradient is not finite are skipped; one more stops the run
+    max_bad_steps: int = 100  # steps in a row that may be skipped (gradient not finite; offset_watch); one more stops
+    offset_watch: OffsetWatchOptions | None = field(default_factory=OffsetWatchOptions)  # null: not watched
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,9 +104,9 @@ def set_aside(states: Path, step: int) -> None:
     log.warning("%d states of later steps than %d were moved to %s", len(later), step, target)
 
 
-def newest_valid(states: Path) -> Path | None:
-    """Return the newest whole state below ``states``; each broken one is skipped with a warning."""
-    found = _by_step(states)
+def newest_valid(states: Path, *, before: int | None = None) -> Path | None:
+    """Return the newest whole state below ``states``, of a step ``before`` one; broken ones are skipped and named."""
+    found = {step: path for step, path in _by_step(states).items() if before is None or step < before}
     for step in sorted(found, reverse=True):
         fault = _fault(found[step])
         if fault is None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vsr.config import LoggerOptions
+from vsr.models.offset_watch import PREFIX as OFFSET
 from vsr.utils import dist
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,11 @@ class TrainLog:
             return
         eta = time.strftime("%H:%M:%S", time.gmtime((self.total - step) * seconds % 86400))
         days = int((self.total - step) * seconds // 86400)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        offsets = {name: value for name, value in numbers.items() if name.startswith(OFFSET)}
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name not in offsets)
+        if offsets:  # a line has room for one of them
+            name = max(offsets, key=lambda name: math.inf if math.isnan(offsets[name]) else offsets[name])
+            shown += f"  offset {offsets[name]:.4g} ({name.removeprefix(OFFSET)})"
         log.info(
             "step %d/%d  lr %.3g  %s  %.3f s/step (data %.3f)  %.0f MB  left %s%s",
             step, self.total, rate, shown, seconds, data, entry["memory"], f"{days} d " if days else "", eta,
@@ -96,7 +101,7 @@ class TrainLog:
             )
         self.write(entry)
         for name, value in {**numbers, "lr": rate, "time": seconds, "data_time": data}.items():
-            self.scalar(f"train/{name}", value, step)
+            self.scalar(name if name.startswith(OFFSET) else f"train/{name}", value, step)
 
     def pause(self) -> None:
         """Call after validation and checkpoints, whose time is no step's."""

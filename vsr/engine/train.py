@@ -14,6 +14,7 @@ from vsr.data.sampler import TrainSampler
 from vsr.engine import checkpoint
 from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.log import TrainLog
+from vsr.engine.offsets import judge_offsets
 from vsr.engine.run_folder import RunFolder, write_options
 from vsr.engine.validation import Validation
 from vsr.models.restoration import RestorationModel
@@ -79,6 +80,7 @@ def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
             draw += draws_a_step
             told = progress.step(step, terms, rate=model.schedule(step), keys=batch["key"])
             if told:
+                judge_offsets(model, folder.states, step)
                 stop_if_diverged(model, step)
             # The state first: a run that is killed while it validates has lost nothing.
             if step % options.logger.save_checkpoint_freq == 0 or step == total:
@@ -149,13 +151,16 @@ def describe(model: RestorationModel, options: Options, samples: int, start: int
 
 
 def stop_if_diverged(model: RestorationModel, step: int) -> None:
-    """Stop a run whose gradients are no longer finite; the steps concerned have changed nothing."""
+    """Stop a run whose steps are all skipped, mostly because gradients are no longer finite."""
     assert model.options.train is not None
-    in_a_row = int(model.bad_steps_in_a_row)
+    in_a_row, watch = int(model.bad_steps_in_a_row), model.offsets.options
+    fault = "a gradient that is not finite"
+    if watch and watch.action == "skip" and model.offsets.names:
+        fault += ", or offsets above train.offset_watch.limit"
     if in_a_row:
-        log.warning("the last %d steps had a gradient that is not finite; they changed nothing", in_a_row)
+        log.warning("the last %d steps had %s; they changed nothing", in_a_row, fault)
     if in_a_row > model.options.train.max_bad_steps:
         raise RuntimeError(
-            f"step {step}: {in_a_row} steps in a row had a gradient that is not finite (train.max_bad_steps: "
+            f"step {step}: {in_a_row} steps in a row had {fault} (train.max_bad_steps: "
             f"{model.options.train.max_bad_steps}). Continue from an earlier state with a lower train.optim_g.lr."
         )

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vsr.config import Options
 from vsr.inference import infer
+from vsr.models.offset_watch import OffsetWatch
 from vsr.models.weights import build_network, fill, read_weights
 from vsr.optim import build_optimizer, build_schedule
 from vsr.registry import LOSSES, METRICS
@@ -79,6 +80,7 @@ class RestorationModel:
         )
         if options.ema_decay > 0:
             self.network_ema = copy.deepcopy(self.network_g).requires_grad_(False)
+        self.offsets = OffsetWatch(self.network_g, options.offset_watch)
         self.parallel: nn.Module = self.network_g  # what the training step calls
         if dist.world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
@@ -111,7 +113,7 @@ class RestorationModel:
         The gradient is the mean over micro-batches, and over processes; so a loss of reduction
         'sum' sums within one process's micro-batch only. Nothing here reads a value back from the
         device: the host runs ahead of it. A step whose gradient is not finite changes nothing (the
-        optimiser reads ``found_inf`` on the device) and is counted.
+        optimiser reads ``found_inf`` on the device) and is counted; so is one that the offset watch drops.
 
         Args:
             batches: What the loader gave: one batch, or several to accumulate over.
@@ -119,7 +121,7 @@ class RestorationModel:
 
         Returns:
             Scalars on the device, not yet averaged over processes: each loss term under its name,
-            ``total``, and the gradient's norm ``grad_norm``.
+            ``total``, the gradient's norm ``grad_norm``, and the deformable layers' ``offset/<layer>``.
         """
         torch.manual_seed(derive_seed(self.options.manual_seed, step, dist.rank()))  # for dropout and its like
         rate = self.schedule(step)
@@ -136,19 +138,21 @@ class RestorationModel:
                 (terms["total"] / len(batches)).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / len(batches)
-        sums["grad_norm"] = self._update()
-        return sums
+        offsets, drop = self.offsets.read(step)
+        sums["grad_norm"] = self._update(drop)
+        return sums | offsets
 
     def _no_sync(self) -> contextlib.AbstractContextManager[None]:
         """Accumulate gradients without exchanging them: only a step's last micro-batch does."""
         parallel = self.parallel
         return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else contextlib.nullcontext()
 
-    def _update(self) -> Tensor:
-        """Apply the gradients to the weights, and the weights to their average; return the norm."""
+    def _update(self, drop: Tensor | None) -> Tensor:
+        """Apply the gradients to the weights, and the weights to their average, or ``drop`` them; return the norm."""
         gradients = [p.grad for p in self.network_g.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        skipped = (~torch.isfinite(norm)).float()  # gradients are averaged over processes: all agree
+        skipped = ~torch.isfinite(norm)  # gradients are averaged over processes: all agree
+        skipped = (skipped if drop is None else skipped | drop).float()
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused optimisers' own protocol
         self.optimizer.step()
         self.bad_steps_in_a_row = (self.bad_steps_in_a_row + skipped) * skipped
