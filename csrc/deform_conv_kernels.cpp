@@ -156,10 +156,10 @@ void multiply(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_
 
 // ---- where the taps read ----
 
-// The places of one tap for the pixels of a tile, and the weights of their four pixels, not yet times the mask.
+// The places of one tap for the pixels of a tile.
 template <typename T>
 struct Tap {
-  alignas(64) T v00[kMostPixels], v01[kMostPixels], v10[kMostPixels], v11[kMostPixels];
+  alignas(64) T v00[kMostPixels], v01[kMostPixels], v10[kMostPixels], v11[kMostPixels];  // weights, times scale
   alignas(64) T down[kMostPixels], right[kMostPixels];
   alignas(64) T scale[kMostPixels];  // the mask; 0 outside
   alignas(64) T inside[kMostPixels];
@@ -200,16 +200,17 @@ void find(const Geometry& g, int64_t group, int64_t tap, const Origins<T>& origi
   for (int64_t p = 0; p < n; ++p) {
     const Place<T> place = locate(dy[p] + (origins.y[p] + tap_y), dx[p] + (origins.x[p] + tap_x), height, width);
     const Corners<T> weights = bilinear(place.down, place.right);
+    const T scale = found.scale[p] * place.inside;
     found.top[p] = place.top;
     found.left[p] = place.left;
     found.down[p] = place.down;
     found.right[p] = place.right;
     found.inside[p] = place.inside;
-    found.scale[p] *= place.inside;
-    found.v00[p] = weights.v00;
-    found.v01[p] = weights.v01;
-    found.v10[p] = weights.v10;
-    found.v11[p] = weights.v11;
+    found.scale[p] = scale;
+    found.v00[p] = weights.v00 * scale;
+    found.v01[p] = weights.v01 * scale;
+    found.v10[p] = weights.v10 * scale;
+    found.v11[p] = weights.v11 * scale;
   }
 }
 
@@ -318,8 +319,7 @@ void sample(const Geometry& g, const Segment& segment, const T* plane, const Tap
   for (int64_t p = 0; p < n; ++p, columns += step) {
     const T* upper = plane + in_plane(g, segment, tap.top[p], tap.left[p]);
     const T* lower = upper + row;
-    const T v00 = tap.v00[p] * tap.scale[p], v01 = tap.v01[p] * tap.scale[p];
-    const T v10 = tap.v10[p] * tap.scale[p], v11 = tap.v11[p] * tap.scale[p];
+    const T v00 = tap.v00[p], v01 = tap.v01[p], v10 = tap.v10[p], v11 = tap.v11[p];
     for (int64_t c = 0; c < segment.width; c += N) {
       store(columns + c, v00 * load<N>(upper + c) + v01 * load<N>(upper + segment.width + c) +
                              v10 * load<N>(lower + c) + v11 * load<N>(lower + segment.width + c));
@@ -417,8 +417,7 @@ void scatter(const Geometry& g, const Segment& segment, const T* plane, T* grad_
     const T* lower = upper + row;
     T* grad_upper = grad_plane + at;
     T* grad_lower = grad_upper + row;
-    const T v00 = tap.v00[p] * tap.scale[p], v01 = tap.v01[p] * tap.scale[p];
-    const T v10 = tap.v10[p] * tap.scale[p], v11 = tap.v11[p] * tap.scale[p];
+    const T v00 = tap.v00[p], v01 = tap.v01[p], v10 = tap.v10[p], v11 = tap.v11[p];
     V d00{}, d01{}, d10{}, d11{};
     for (int64_t c = 0; c < segment.width; c += N) {
       const V grad = load<N>(grad_columns + c);
@@ -466,8 +465,9 @@ void backward(const Shape& shape, const Segment& segment, const T* plane, const 
         const Corners<T>& d = dots[p];
         along[0][p] = tap.scale[p] * along_y(d, tap.right[p]);
         along[1][p] = tap.scale[p] * along_x(d, tap.down[p]);
+        const Corners<T> weights = bilinear(tap.down[p], tap.right[p]);
         along[2][p] = tap.inside[p] *
-                      (tap.v00[p] * d.v00 + tap.v01[p] * d.v01 + tap.v10[p] * d.v10 + tap.v11[p] * d.v11);
+                      (weights.v00 * d.v00 + weights.v01 * d.v01 + weights.v10 * d.v10 + weights.v11 * d.v11);
       }
       const Strides& s = grad_offset.strides;
       const int64_t channel = g.offset_channel(segment.deform_group, t);
