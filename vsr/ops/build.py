@@ -27,7 +27,8 @@ _HERE = Path(__file__).resolve()
 SOURCES = next((p for p in (_HERE.parents[1] / "csrc", _HERE.parents[2] / "csrc") if p.is_dir()), _HERE.parents[2])
 
 COMMON = ("-std=c++20", "-O3", f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000")
-CXX_FLAGS = (*COMMON, "-Wall", "-fPIC", "-fno-math-errno")
+# Without traps a comparison with NaN needs no branch, which would keep loops from being vectorised.
+CXX_FLAGS = (*COMMON, "-Wall", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 NVCC_FLAGS = (*COMMON, "-Xcompiler=-fPIC", "--expt-relaxed-constexpr", "-DUSE_CUDA", "--threads=0")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 INSTRUCTION_SETS = {
@@ -133,6 +134,9 @@ def kinds(torch: Torch, cuda: bool | None = None) -> list[str]:
 
 def recipe(kind: str, torch: Torch) -> Recipe | None:
     """Return how to make the library of a kind for a torch; None if there are no sources for it."""
+    if torch_version(torch.version) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise BuildError(f"torch: expected {oldest} or newer for the compiled kernels, got {torch.version}")
     architectures: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
     units: list[tuple[Path, str, tuple[str, ...]]] = []
@@ -233,7 +237,7 @@ def _started(command: tuple[str, ...]) -> Compiler:
     try:
         run = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError(f"{shlex.join(command)} --version fails: {error}. Install or name another compiler") from error
+        raise BuildError(f"{shlex.join(command)} --version fails ({error}). Install or name another compiler") from error
     lines = [line for line in run.stdout.splitlines() if line.strip()]
     release = [line for line in lines if "release" in line]  # nvcc's fourth line
     return Compiler(command, (release or lines or ["unknown"])[0])
@@ -268,6 +272,7 @@ def compile_library(recipe: Recipe, compiler: Compiler, folder: Path, log: Path)
                 text.append(output)
         text.append(_run(link, unfinished))
     except _CompilerError as error:
+        unfinished.unlink(missing_ok=True)
         text.append(str(error))
         raise BuildError(
             f"{Path(compiler.command[0]).name} fails: {error.first_line}. Everything that it said is in {log}"
