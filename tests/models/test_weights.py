@@ -94,7 +94,25 @@ def test_load_network_finds_the_options_of_its_run(tiny: Path, tmp_path: Path) -
     assert torch.equal(given.first.weight, network.first.weight)
 
 
-def test_load_network_without_options_says_how_to_give_them(tmp_path: Path) -> None:
-    torch.save({}, tmp_path / "net.pth")
-    with pytest.raises(FileNotFoundError, match="expected the run's options"):
+def test_load_network_without_options_deduces_the_network(tmp_path: Path) -> None:
+    saved = vsr.build_network({"type": "EDVR", "num_feat": 8, "deformable_groups": 2, "num_reconstruct_block": 3})
+    torch.save({"params": saved.state_dict()}, tmp_path / "net.pth")
+    network = vsr.load_network(tmp_path / "net.pth")
+    assert type(network).__name__ == "EDVR"
+    assert not network.training
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in saved.state_dict().items())
+
+
+def test_what_cannot_be_deduced_asks_for_options(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"net\.pth: .* Name the network: options="):
         vsr.load_network(tmp_path / "net.pth")
+
+
+def test_a_missing_file_that_is_published_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"download_weights\.py basicvsr_reds4 --folder .*weights$"):
+        vsr.load_network(tmp_path / "weights" / "BasicVSR_REDS4.pth")
+    with pytest.raises(FileNotFoundError, match=r"download_weights\.py spynet_sintel_final$"):
+        vsr.load_network("experiments/pretrained_models/flownet/spynet_sintel_final-3d2a1287.pth")
+    with pytest.raises(FileNotFoundError, match=r"no such file\. Check the path\.$"):
+        vsr.load_network(tmp_path / "other.pth")

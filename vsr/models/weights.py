@@ -3,7 +3,7 @@
 import difflib
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from vsr.config import Options, load_options
+from vsr.models.deduce import deduce
+from vsr.models.dialects import translate, unwrap
+from vsr.models.pretrained import advice
 from vsr.registry import NETWORKS
 
 log = logging.getLogger(__name__)
@@ -40,36 +43,39 @@ def load_network(
     """Build a network and fill it from a checkpoint, ready for inference.
 
     Args:
-        path: A .pth or .safetensors file, ours or BasicSR's.
+        path: A .pth or .safetensors file: ours, BasicSR's, NAFNet's, OpenMMLab's (mmagic), or of EDVR's first code.
         options: The network's ``{"type": ..., **arguments}``, an option file or its path; none: the
-            options.yml of the run folder that the checkpoint lies in.
+            options.yml of the run folder that the checkpoint lies in; if there is none, the network is
+            deduced from the tensors, and what they cannot show is logged.
         device: Where the network shall live.
         param_key: Entry of the checkpoint; none: params_ema, else params, else the whole.
 
     Raises:
-        FileNotFoundError: no such checkpoint, or no options beside it.
+        FileNotFoundError: no such checkpoint.
         ValueError: the file is no checkpoint, or one of another network.
     """
     path = Path(path)
-    if options is None:
-        options = path.parent.parent / "options.yml"
-        if not options.is_file():
-            raise FileNotFoundError(
-                f"{path}: expected the run's options at {options}, found none. "
-                'Pass options={"type": "EDVR", ...} or the path of an option file.'
-            )
+    weights: Mapping[str, Tensor] = read_weights(path, param_key)
+    beside = path.parent.parent / "options.yml"
+    if options is None and beside.is_file():
+        options = beside
     if isinstance(options, str | Path):
         options = load_options(options)
-    network = build_network(options.network_g.as_option() if isinstance(options, Options) else options)
-    fill(network, read_weights(path, param_key), source=str(path))
+    if isinstance(options, Options):
+        options = options.network_g.as_option()
+    if options is None:
+        weights = _translated(weights, str(path))
+        options = deduce(weights, source=str(path))
+    network = build_network(options)
+    fill(network, weights, source=str(path))
     return network.to(device).eval()
 
 
 def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a network's checkpoint under their plain names.
+    """Return the tensors of a network's checkpoint under the names that it has for them.
 
-    The file is read without running any code that it may hold (``weights_only``). A ``module.``
-    prefix, left by DataParallel, is taken off.
+    The file is read without running any code that it may hold (``weights_only``). The prefixes of
+    DataParallel and torch.compile are taken off; ``fill`` translates the names of other frameworks.
 
     Args:
         path: A .pth or .safetensors file.
@@ -79,7 +85,7 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: expected a checkpoint, found no such file. Check the path (path.pretrain_network_g)."
+            f"{path}: expected a checkpoint, found no such file. {advice(path) or 'Check the path.'}"
         )
     content = _read(path)
     if param_key is not None and param_key not in content:
@@ -96,7 +102,7 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
             f"got {', '.join(map(str, list(content)[:5])) or 'an empty file'}. Is this a checkpoint of a network?"
         )
     log.info("weights: %s%s", path, f", entry '{key}'" if key else "")
-    return {str(name).removeprefix("module."): value for name, value in weights.items()}
+    return {unwrap(str(name)): value for name, value in weights.items()}
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -117,7 +123,7 @@ def _read(path: Path) -> dict[Any, Any]:
             raise
         raise ValueError(
             f"{path}: expected a checkpoint that holds tensors and plain values only, found something else, "
-            f"which was not run: {str(error).splitlines()[0]}"
+            f"which was not run: {str(error).splitlines()[0]}. Save the state_dict alone, where the file was made."
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -131,7 +137,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, stri
 
     Args:
         network: Whatever shall receive them.
-        weights: As ``read_weights`` returns them.
+        weights: As ``read_weights`` returns them; another framework's names are translated where more of
+            the network's own come out.
         source: Where they come from; starts the messages.
         strict: Refuse any difference of names or shapes. Otherwise what fits is loaded, and what
             does not is logged.
@@ -140,6 +147,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, stri
         ValueError: a difference under ``strict``, or nothing that fits at all.
     """
     own = network.state_dict()
+    if weights.keys() != own.keys():
+        weights = _translated(weights, source, own.keys())
     unlike = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     missing = [name for name in own if name not in weights]
     unexpected = [name for name in weights if name not in own]
@@ -152,6 +161,15 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, stri
         log.warning("%s: %d of %d tensors loaded. %s", source, len(fitting), len(own), report)
         weights = fitting
     network.load_state_dict(weights, strict=False)
+
+
+def _translated(weights: Mapping[str, Tensor], source: str, wanted: Collection[str] = ()) -> Mapping[str, Tensor]:
+    """Return ``weights`` under vsr's names, unless fewer of the ``wanted`` ones are among them."""
+    translated, what = translate(weights)
+    if not what or len(translated.keys() & wanted) < len(weights.keys() & wanted):
+        return weights
+    log.info("%s: read %s", source, what)
+    return translated
 
 
 def _mismatch(

@@ -1,0 +1,98 @@
+"""Files from the network: whole and checked, or not there at all."""
+
+import http.client
+import logging
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from vsr.utils.files import sha256
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1 << 20
+TIMEOUT = 30  # seconds without an answer or a byte
+
+
+class InterruptedTransferError(OSError):
+    """The other side could not be reached, or ended the transfer too early."""
+
+
+def download(url: str, target: Path, *, digest: str = "", report: Callable[[int, int], None] | None = None) -> None:
+    """Fetch ``url`` into ``target``; nothing is under that name before all of it has come and has been checked.
+
+    What comes is kept beside it, with '.part' behind the name. If the transfer breaks off, the next call goes on
+    from there, where the server can and a digest will prove the pieces fit. Proxies are taken from the environment
+    (``https_proxy``).
+
+    Args:
+        url: http or https.
+        target: Its folder is made.
+        digest: SHA-256 in hexadecimal, whole or its first digits; '': not known, only the length is checked.
+        report: Called with the bytes that have come, and with those expected (0: not known).
+
+    Raises:
+        InterruptedTransferError: nothing, or not all of it, has come; the same call later goes on.
+        ValueError: what has come is not what the digest says; it is deleted.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url}: expected a http or https address.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    if not digest:
+        part.unlink(missing_ok=True)  # nothing could show that two pieces belong to one file
+    try:
+        _transfer(url, part, report)
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        come = part.stat().st_size if part.is_file() else 0
+        raise InterruptedTransferError(f"{url}: could not fetch it, {come} bytes came: {error}.") from error
+    check(part, digest)
+    os.replace(part, target)
+
+
+def check(file: Path, digest: str) -> None:
+    """Delete ``file`` and raise ValueError unless its SHA-256 begins with ``digest``."""
+    found = sha256(file)
+    if not found.startswith(digest):
+        file.unlink()
+        raise ValueError(
+            f"{file}: expected a file whose SHA-256 begins with {digest}, got {found}. "
+            "It was deleted. Fetch it again; if it stays so, the source has changed or something on the way has."
+        )
+
+
+def _transfer(url: str, part: Path, report: Callable[[int, int], None] | None) -> None:
+    """Append to ``part`` what is missing of ``url``, or write it anew where the server sends all of it."""
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:  # 416: there is nothing from here on
+            raise
+        if error.headers.get("Content-Range", "").strip() == f"bytes */{have}":
+            return
+        part.unlink()
+        _transfer(url, part, report)
+        return
+    with answer:
+        begin = 0
+        if answer.status == 206:
+            begin = have
+            if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                raise http.client.HTTPException(f"asked for bytes {have}-, got another range")
+        length = int(answer.headers.get("Content-Length") or 0)
+        total, come = begin + length if length else 0, begin
+        with part.open("ab" if begin else "wb") as file:
+            while block := answer.read(BLOCK):
+                file.write(block)
+                come += len(block)
+                if report is not None:
+                    report(come, total)
+            file.flush()
+            os.fsync(file.fileno())
+        if total and come != total:
+            raise http.client.HTTPException(f"expected {total} bytes, got {come}")
