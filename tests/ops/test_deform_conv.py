@@ -1,7 +1,15 @@
 """Deformable convolution: against official numbers, plain convolutions and finite differences."""
 
+import ctypes
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +17,7 @@ from golden.verify import deform_conv_cases
 from torch import Tensor
 from torch.library import opcheck
 
-from vsr.ops import deform_conv, modulated_deform_conv2d
+from vsr.ops import build, deform_conv, library, modulated_deform_conv2d
 from vsr.ops.deform_conv import ModulatedDeformConv2d, ModulatedDeformConv2dPack
 
 CASES = list(deform_conv_cases())
@@ -37,18 +45,46 @@ def call(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: T
     return modulated_deform_conv2d(x, offset, mask, weight, bias, padding=1, deform_groups=offset.shape[1] // 18)
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
-@pytest.mark.parametrize("block_bytes", [2**24, 3000])  # in one block; row by row
-@pytest.mark.parametrize(("arguments", "tensors"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_outputs_and_gradients_are_the_official_ones(
-    arguments: dict[str, Any],
-    tensors: dict[str, Tensor],
-    block_bytes: int,
-    dtype: torch.dtype,
-    limit: float,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(deform_conv.BLOCK_BYTES, "cpu", block_bytes)
+class Definition(torch.autograd.Function):
+    """The definition itself, where the dispatcher would call a compiled kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        ctx.save_for_backward(*arguments[:4])
+        ctx.has_bias, ctx.settings = arguments[4] is not None, arguments[5:]
+        return deform_conv.definition(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads = deform_conv.definition_backward(grad, *ctx.saved_tensors, *ctx.settings)
+        mask = None if ctx.saved_tensors[2] is None else grads[2]
+        return *grads[:2], mask, grads[3], grad.sum((0, 2, 3)) if ctx.has_bias else None, *[None] * 5
+
+
+PATHS = ["definition", "definition by rows", "portable", "avx2", "avx512"]
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lets one implementation after the other do the work; those that this machine cannot run are skipped."""
+    if request.param.startswith("definition"):
+        monkeypatch.setattr(deform_conv, "modulated_deform_conv2d_op", Definition.apply)
+        if request.param == "definition by rows":
+            monkeypatch.setitem(deform_conv.BLOCK_BYTES, "cpu", 3000)
+        return request.param
+    found = library.find("cpu")
+    if found.library is None:
+        pytest.skip(f"nothing is compiled: {found.cause}")
+    monkeypatch.setenv("VSR_CPU_ISA", request.param)
+    kernels = ctypes.CDLL(str(found.library))
+    kernels.vsr_cpu_isa.restype = ctypes.c_char_p
+    if kernels.vsr_cpu_isa() is None:
+        pytest.skip(f"this processor has no {request.param}")
+    assert kernels.vsr_cpu_isa().decode() == request.param
+    return request.param
+
+
+def check_case(arguments: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype, limit: float) -> None:
     given = {k: tensors[k].to(dtype, copy=True).requires_grad_() for k in INPUTS if k in tensors}
     out = modulated_deform_conv2d(*(given.get(k) for k in INPUTS), **arguments)
     out.backward(tensors["grad_output"].to(dtype))
@@ -57,10 +93,141 @@ def test_outputs_and_gradients_are_the_official_ones(
         torch.testing.assert_close(got.double(), tensors[name], rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@pytest.mark.parametrize(("arguments", "tensors"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_outputs_and_gradients_are_the_official_ones(
+    arguments: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype, limit: float
+) -> None:
+    check_case(arguments, tensors, dtype, limit)
+
+
+def test_the_kernels_for_512_bit_vectors_are_right_on_any_machine(tmp_path: Path) -> None:
+    # Compiled without AVX-512, their vectors become two or four of the machine's; the code is the same.
+    recipe = build.recipe("cpu", build.installed_torch())
+    units = [
+        (file, name, (*flags, "-DVSR_WIDE") if "portable" in name else flags) for file, name, flags in recipe.units
+    ]
+    try:
+        compiler = build.find_compiler("cpu")
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    wide = build.compile_library(replace(recipe, units=tuple(units)), compiler, tmp_path, tmp_path / "log.txt")
+    code = f"""
+import torch
+from ops.test_deform_conv import CASES, check_case
+torch.ops.load_library({str(wide)!r})
+for name, arguments, tensors in CASES:
+    check_case(arguments, tensors, torch.float64, 1e-10)
+    check_case(arguments, tensors, torch.float32, 2e-5)
+print(len(CASES), "cases")
+"""
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "VSR_CPU_ISA": "portable", "PYTHONPATH": f"{tests}:{tests.parent}"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == f"{len(CASES)} cases", run.stderr
+
+
+def random_shape(seed: int) -> tuple[list[Tensor], dict[str, Any]]:
+    """Inputs of any shape that the op allows, odd ones above all, in float64."""
+    rng = np.random.default_rng(seed)
+    groups, deform_groups = (int(rng.choice([1, 2, 3])) for _ in range(2))
+    channels = math.lcm(groups, deform_groups) * int(rng.choice([1, 2, 5, 8, 12, 40]))
+    outputs, kernel = groups * int(rng.choice([1, 3, 8, 20])), rng.integers(1, 4, 2)
+    batch, size = int(rng.integers(1, 4)), rng.integers(4, 17, 2)
+    settings = {"stride": rng.integers(1, 3, 2), "padding": rng.integers(0, 3, 2), "dilation": rng.integers(1, 3, 2)}
+    settings = {k: tuple(int(n) for n in v) for k, v in settings.items()}
+    out = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, *(settings[k] for k in ("stride", "padding", "dilation")), strict=True)
+    ]
+    if min(out) < 1:
+        return random_shape(seed + 1000)
+    taps = deform_groups * int(kernel.prod())
+    shapes = [
+        (batch, channels, *size), (batch, 2 * taps, *out), (batch, taps, *out),
+        (outputs, channels // groups, *kernel), (outputs,),
+    ]  # fmt: skip
+    tensors = [torch.from_numpy(rng.standard_normal(shape)) for shape in shapes]
+    tensors[1] *= 3  # some places lie outside
+    return tensors, {**settings, "groups": groups, "deform_groups": deform_groups}
+
+
+@pytest.mark.parametrize("path", PATHS[2:], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_any_shape_type_and_memory_format_is_as_defined(
+    path: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}[dtype]
+    for seed in range(24):
+        tensors, arguments = random_shape(seed)
+        if seed % 3 == 1:
+            tensors[2] = None
+        if seed % 3 == 2:
+            tensors[4] = None
+        if seed % 2:
+            tensors = [
+                t if t is None or t.dim() < 4 else t.contiguous(memory_format=torch.channels_last) for t in tensors
+            ]
+        given = [None if t is None else t.to(dtype).requires_grad_() for t in tensors]
+        exact = [None if t is None else t.detach().double().requires_grad_() for t in given]
+        out = modulated_deform_conv2d(*given, **arguments)
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+        out.backward(grad.to(memory_format=torch.channels_last) if seed % 2 else grad)
+        with monkeypatch.context() as patch:
+            patch.setattr(deform_conv, "modulated_deform_conv2d_op", Definition.apply)
+            expected = modulated_deform_conv2d(*exact, **arguments)
+            expected.backward(grad.double())
+        assert out.dtype == dtype
+        assert out.stride() == expected.stride()  # of the memory format too
+        pairs = [(out, expected), *((g.grad, e.grad) for g, e in zip(given, exact, strict=True) if g is not None)]
+        for i, (got, want) in enumerate(pairs):
+            atol = limit * max(1.0, want.abs().max().item())
+            torch.testing.assert_close(got.double(), want, rtol=0, atol=atol, msg=lambda m, i=i: f"{seed}, {i}: {m}")
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("deform_groups", [1, 4])
+def test_the_number_of_threads_changes_no_bit(deform_groups: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 64, 20, 23), torch.randn(16, 64, 3, 3)
+    offset, mask = torch.randn(3, 18 * deform_groups, 20, 23) * 2, torch.rand(3, 9 * deform_groups, 20, 23)
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            given = [t.clone().requires_grad_() for t in (x, offset, mask, weight)]
+            out = modulated_deform_conv2d(*given, padding=1, deform_groups=deform_groups)
+            out.square().sum().backward()
+            found.append([out, *(t.grad for t in given)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("path", PATHS[2:], indirect=True)
+def test_a_place_outside_reads_zero_whatever_the_picture_holds(path: str) -> None:
+    x = torch.full((1, 8, 4, 4), torch.nan)
+    offset = torch.full((1, 2, 4, 4), 50.0)
+    offset[..., 0, 0] = torch.nan
+    assert not modulated_deform_conv2d(x, offset, None, torch.ones(1, 8, 1, 1)).any()
+
+
+def test_an_unknown_or_absent_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library.find("cpu").library is None:
+        pytest.skip("nothing is compiled")
+    monkeypatch.setenv("VSR_CPU_ISA", "sse9")
+    with pytest.raises(RuntimeError, match="VSR_CPU_ISA: expected portable, avx2 or avx512, got sse9"):
+        call(*random_inputs(dtype=torch.float32))
+
+
 def test_golden_cases_cover_every_kind() -> None:
     assert {"groups2_dg4", "stride2", "dilation2", "nomask", "nobias", "far_outside"} <= {c[0] for c in CASES}
 
 
+@pytest.mark.usefixtures("path")
 def test_no_offset_and_no_mask_is_a_plain_convolution() -> None:
     x, weight, bias = torch.randn(2, 6, 9, 7), torch.randn(4, 3, 3, 5), torch.randn(4)
     offset = torch.zeros(2, 2 * 15, 5, 7)
@@ -68,6 +235,7 @@ def test_no_offset_and_no_mask_is_a_plain_convolution() -> None:
     torch.testing.assert_close(got, F.conv2d(x, weight, bias, (2, 1), (1, 4), (1, 2), 2))
 
 
+@pytest.mark.usefixtures("path")
 def test_an_offset_of_two_right_and_one_up_reads_the_picture_from_there() -> None:
     x = torch.randn(1, 1, 6, 8)
     offset = torch.tensor([-1.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 6, 8)
@@ -77,6 +245,7 @@ def test_an_offset_of_two_right_and_one_up_reads_the_picture_from_there() -> Non
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("size", [(5, 7), (31, 180), (1, 1), (33, 320)])
 def test_at_a_whole_number_one_pixel_is_read_and_the_derivative_looks_ahead(size: tuple[int, int]) -> None:
     # Training starts with offsets of zero: rounding must not choose the side of the derivative.
@@ -90,6 +259,7 @@ def test_at_a_whole_number_one_pixel_is_read_and_the_derivative_looks_ahead(size
     torch.testing.assert_close(offset.grad[:, 1:], ahead[..., :-1, 1:] - x)
 
 
+@pytest.mark.usefixtures("path")
 def test_gradients_match_finite_differences() -> None:
     assert torch.autograd.gradcheck(call, random_inputs(size=(3, 4), dtype=torch.float64))
 
@@ -115,6 +285,7 @@ def test_compiles_without_a_graph_break_and_with_its_gradients() -> None:
         torch.testing.assert_close(got.grad, want.grad)
 
 
+@pytest.mark.usefixtures("path")
 def test_bfloat16_is_near_float32_forward_and_backward() -> None:
     half, full = random_inputs(dtype=torch.bfloat16), random_inputs(dtype=torch.bfloat16)
     full = [t.detach().float().requires_grad_() for t in full]
@@ -128,6 +299,7 @@ def test_bfloat16_is_near_float32_forward_and_backward() -> None:
         torch.testing.assert_close(got.grad.float(), want.grad, rtol=0.03, atol=0.15)
 
 
+@pytest.mark.usefixtures("path")
 def test_autocast_keeps_offsets_exact_where_half_precision_would_round_them() -> None:
     x = torch.arange(600.0).remainder(7).view(1, 1, 1, 600)
     weight = torch.ones(1, 1, 1, 1, requires_grad=True)
@@ -141,6 +313,7 @@ def test_autocast_keeps_offsets_exact_where_half_precision_would_round_them() ->
     assert weight.grad.dtype == torch.float32
 
 
+@pytest.mark.usefixtures("path")
 def test_an_empty_batch_passes_forward_and_backward() -> None:
     inputs = [t.detach() for t in random_inputs(dtype=torch.float32)]
     x, offset, mask = (t[:0].requires_grad_() for t in inputs[:3])

@@ -237,7 +237,9 @@ def _started(command: tuple[str, ...]) -> Compiler:
     try:
         run = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError(f"{shlex.join(command)} --version fails ({error}). Install or name another compiler") from error
+        raise BuildError(
+            f"{shlex.join(command)} --version fails ({error}). Install or name another compiler"
+        ) from error
     lines = [line for line in run.stdout.splitlines() if line.strip()]
     release = [line for line in lines if "release" in line]  # nvcc's fourth line
     return Compiler(command, (release or lines or ["unknown"])[0])

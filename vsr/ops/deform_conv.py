@@ -197,6 +197,12 @@ def _modulate(sampled: Tensor, mask: Tensor | None, samples: slice, rows: slice)
     return sampled * mask[samples, :, rows].to(sampled.dtype).reshape(len(sampled), 1, *sampled.shape[2:])
 
 
+def _format(x: Tensor) -> torch.memory_format:
+    """Return the memory format of what is computed from x: channels_last if x is so, and not contiguous too."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def definition(
     x: Tensor,
     offset: Tensor,
@@ -215,7 +221,7 @@ def definition(
     height, width = settings.output_size(x.shape[2:], (kh, kw))
     sampler = _Sampler(x, (kh, kw), settings)
     kernel = weight.reshape(groups, o // groups, -1)  # rows of c / groups * k
-    out = x.new_empty(b, o, height, width)
+    out = torch.empty((b, o, height, width), dtype=x.dtype, device=x.device, memory_format=_format(x))
     with torch.autocast(x.device.type, enabled=False):
         row_bytes = c * kh * kw * width * sampler.image.element_size()
         for samples, rows in _blocks(b, height, row_bytes, x.device):
@@ -266,7 +272,8 @@ def definition_backward(
                 _modulate(grad_columns, mask, samples, rows), samples, grid, n_rows
             )
             grad_x[samples] += grad_image
-    return grad_x.to(x.dtype), grad_offset, grad_mask, grad_kernel.to(weight.dtype).view(weight.shape)
+    grad_x = grad_x.to(x.dtype, memory_format=_format(x))
+    return grad_x, grad_offset, grad_mask, grad_kernel.to(weight.dtype).view(weight.shape)
 
 
 # The dispatcher calls these bodies only while no compiled kernel is registered for the device.
@@ -296,7 +303,7 @@ def modulated_deform_conv2d_backward_op(grad: Tensor, *arguments: Any) -> tuple[
 @modulated_deform_conv2d_op.register_fake
 def _(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
     size = _Settings(*settings).output_size(x.shape[2:], weight.shape[2:])
-    return x.new_empty(x.shape[0], weight.shape[0], *size)
+    return torch.empty((x.shape[0], weight.shape[0], *size), dtype=x.dtype, device=x.device, memory_format=_format(x))
 
 
 @modulated_deform_conv2d_backward_op.register_fake
@@ -304,7 +311,8 @@ def _(
     grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_mask = x.new_empty(0) if mask is None else mask.new_empty(mask.shape)
-    return x.new_empty(x.shape), offset.new_empty(offset.shape), grad_mask, weight.new_empty(weight.shape)
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_format(x))
+    return grad_x, offset.new_empty(offset.shape), grad_mask, weight.new_empty(weight.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -315,7 +323,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, offset, mask, weight = ctx.saved_tensors
-    grads = modulated_deform_conv2d_backward_op(grad.contiguous(), x, offset, mask, weight, *ctx.settings)
+    grads = modulated_deform_conv2d_backward_op(grad, x, offset, mask, weight, *ctx.settings)
     grad_x, grad_offset, grad_mask, grad_weight = grads
     grad_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
     return grad_x, grad_offset, None if mask is None else grad_mask, grad_weight, grad_bias, *[None] * 5
