@@ -14,9 +14,16 @@ import tempfile
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # --no-build-isolation takes the setuptools that is there
+    try:
+        from wheel.bdist_wheel import bdist_wheel
+    except ImportError:
+        sys.exit("setuptools: expected 70.1 or newer, or the package wheel beside it. pip install -U setuptools")
 
 ROOT = Path(__file__).parent.resolve()
 VERSION = next(
