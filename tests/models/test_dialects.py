@@ -2,11 +2,14 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kit import ROOT
 from torch import Tensor, nn
 
 import vsr
@@ -113,6 +116,46 @@ def test_the_pretrained_network_of_an_option_file_is_translated_too(tmp_path: Pa
     torch.save(theirs, tmp_path / "net.pth")
     network = vsr.build_network(option)
     fill(network, read_weights(tmp_path / "net.pth"), source="net.pth")  # what RestorationModel does
+    assert_holds(network, ours)
+
+
+@pytest.mark.parametrize("option", [{"type": "NAFSSR", "train_size": [1, 6, 8, 8]}, {"type": "NAFNetSR"}])
+@pytest.mark.parametrize(("file", "bgr"), [("NAFSSR-T_2x.pth", None), ("mine.pth", True)])
+def test_a_network_that_was_trained_on_blue_first_takes_red_first(
+    option: dict[str, Any], file: str, bgr: bool | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    option = {**option, "up_scale": 2, "width": 8, "num_blks": 2}
+    network = vsr.build_network(option).eval()
+    torch.save({"params": network.state_dict()}, tmp_path / file)
+    turned = vsr.load_network(tmp_path / file, option, bgr=bgr)
+    pair = torch.rand(1, 6 if option["type"] == "NAFSSR" else 3, 12, 16)
+    blue_first = pair.unflatten(1, (-1, 3)).flip(2).flatten(1, 2)  # each view's colours turned round
+    with torch.no_grad():
+        wanted = network(blue_first).unflatten(1, (-1, 3)).flip(2).flatten(1, 2)
+        torch.testing.assert_close(turned(pair), wanted)
+        assert not torch.allclose(network(pair), wanted, atol=1e-3)
+    assert_holds(vsr.load_network(tmp_path / file, option, bgr=False), network.state_dict())
+
+
+def test_bgr_is_for_networks_that_were_trained_so(tmp_path: Path) -> None:
+    network = vsr.build_network({"type": "MSRResNet", "num_feat": 8, "num_block": 1})
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="bgr: expected a NAFSSR"):
+        vsr.load_network(tmp_path / "net.pth", bgr=True)
+
+
+def test_a_converted_checkpoint_holds_our_names_under_params(tmp_path: Path) -> None:
+    option, theirs, ours = foreign("openmmlab_edvr")
+    torch.save({"state_dict": {f"generator.{key}": value for key, value in theirs.items()}}, tmp_path / "net.pth")
+    command = [sys.executable, str(ROOT / "scripts" / "convert_weights.py"), "net.pth", "new.pth"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "")
+    content = torch.load(tmp_path / "new.pth", weights_only=True)
+    assert content.keys() == {"params"}
+    assert content["params"].keys() == ours.keys()
+    network = vsr.build_network(option)
+    network.load_state_dict(content["params"])  # strict, and torch's own
     assert_holds(network, ours)
 
 

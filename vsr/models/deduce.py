@@ -47,6 +47,8 @@ def deduce(weights: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
         raise ValueError(f"{source}: {error} {_ADVICE}") from error
     arguments = ", ".join(f"{key}={value!r}" for key, value in option.items() if key != "type")
     log.info("%s: deduced from its tensors: %s(%s)", source, option["type"], arguments)
+    if option["type"] in ("NAFSSR", "NAFNetSR"):
+        log.info("%s: assumed bgr=False unless it was given: red is the first colour, as vsr trains", source)
     for reason, values in assumed:
         log.info("%s: assumed %s: %s", source, ", ".join(f"{k}={v!r}" for k, v in values.items()), reason)
     return option

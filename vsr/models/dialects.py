@@ -114,6 +114,20 @@ def translate(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     return weights, "; ".join(found)
 
 
+def red_first(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make of NAFSSR's or NAFNetSR's tensors, trained on blue, green, red, those of a network for red, green, blue.
+
+    Only the first and the last convolution know colours; its pixel shuffle keeps each colour's channels together.
+    """
+    ends = {"intro.weight": 1, "up.0.weight": 0, "up.0.bias": 0}
+    if not ends.keys() <= weights.keys() or weights["intro.weight"].shape[1] != 3:
+        raise ValueError("bgr: expected a NAFSSR or NAFNetSR of colour images, got another network. Leave bgr out.")
+    turned = {
+        name: weights[name].unflatten(axis, (3, -1)).flip(axis).flatten(axis, axis + 1) for name, axis in ends.items()
+    }
+    return {**weights, **turned}
+
+
 def _renamed(weights: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
     renamed = {}
     for name, value in weights.items():

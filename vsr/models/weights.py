@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,14 +13,17 @@ from torch import Tensor, nn
 
 from vsr.config import Options, load_options
 from vsr.models.deduce import deduce
-from vsr.models.dialects import translate, unwrap
+from vsr.models.dialects import red_first, translate, unwrap
 from vsr.models.pretrained import advice
 from vsr.registry import NETWORKS
+from vsr.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
 
 # The entries under which checkpoints of this field keep a network, the averaged weights first.
 _ENTRIES = ("params_ema", "params", "state_dict")
+# NAFNet trained its stereo networks on images whose first channel is blue, and published them under these names.
+_BLUE_FIRST = re.compile(r"NAFSSR-[TSBL]_[24]x\.pth")
 
 
 def list_networks() -> list[str]:
@@ -39,6 +43,7 @@ def load_network(
     device: str | torch.device = "cpu",
     *,
     param_key: str | None = None,
+    bgr: bool | None = None,
 ) -> nn.Module:
     """Build a network and fill it from a checkpoint, ready for inference.
 
@@ -49,13 +54,15 @@ def load_network(
             deduced from the tensors, and what they cannot show is logged.
         device: Where the network shall live.
         param_key: Entry of the checkpoint; none: params_ema, else params, else the whole.
+        bgr: The network was trained on images whose first channel is blue, as NAFNet trains NAFSSR; it is changed
+            to one that takes red first, as all of vsr's do. None: it is one of the files that NAFNet published.
 
     Raises:
         FileNotFoundError: no such checkpoint.
         ValueError: the file is no checkpoint, or one of another network.
     """
     path = Path(path)
-    weights: Mapping[str, Tensor] = read_weights(path, param_key)
+    weights: Mapping[str, Tensor] = read_weights(path, param_key, bgr=bgr)
     beside = path.parent.parent / "options.yml"
     if options is None and beside.is_file():
         options = beside
@@ -71,7 +78,19 @@ def load_network(
     return network.to(device).eval()
 
 
-def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Tensor]:
+def convert(path: str | Path, target: str | Path, param_key: str | None = None, *, bgr: bool | None = None) -> None:
+    """Write a checkpoint of any framework as one under vsr's names, which are BasicSR's and NAFNet's.
+
+    Args:
+        path, param_key, bgr: See ``load_network``.
+        target: A .pth file, to hold ``{"params": ...}``; one that exists is replaced.
+    """
+    weights = _translated(read_weights(path, param_key, bgr=bgr), str(path))
+    with atomic_write(Path(target)) as file:
+        torch.save({"params": dict(weights)}, file)
+
+
+def read_weights(path: str | Path, param_key: str | None = None, *, bgr: bool | None = None) -> dict[str, Tensor]:
     """Return the tensors of a network's checkpoint under the names that it has for them.
 
     The file is read without running any code that it may hold (``weights_only``). The prefixes of
@@ -81,6 +100,7 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
         path: A .pth or .safetensors file.
         param_key: The entry wanted, 'params_ema' say; none: the first of params_ema, params,
             state_dict that is there, else the whole file.
+        bgr: See ``load_network``.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,7 +122,11 @@ def read_weights(path: str | Path, param_key: str | None = None) -> dict[str, Te
             f"got {', '.join(map(str, list(content)[:5])) or 'an empty file'}. Is this a checkpoint of a network?"
         )
     log.info("weights: %s%s", path, f", entry '{key}'" if key else "")
-    return {unwrap(str(name)): value for name, value in weights.items()}
+    weights = {unwrap(str(name)): value for name, value in weights.items()}
+    if bgr or (bgr is None and _BLUE_FIRST.fullmatch(path.name)):
+        weights = red_first(weights)
+        log.info("%s: was trained on blue, green, red; changed to a network for red, green, blue", path)
+    return weights
 
 
 def _read(path: Path) -> dict[Any, Any]:
