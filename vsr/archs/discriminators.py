@@ -114,7 +114,7 @@ class UNetDiscriminatorSN(nn.Module):
     kind = "discriminator"
     temporal = "image"
     checkpointed = ()  # recomputing would take the step of the power iteration twice
-    channels_last = False
+    channels_last = True
     size_multiple = 1  # padded to a multiple of 8 inside
     min_size = 1
 

@@ -32,7 +32,7 @@ class EDSR(nn.Module):
     kind = "restoration"
     temporal = "image"
     checkpointed = (ResidualBlockNoBN,)
-    channels_last = False
+    channels_last = True
     size_multiple = 1
     min_size = 1
     mean: Tensor

@@ -28,7 +28,7 @@ class MSRResNet(nn.Module):
     kind = "restoration"
     temporal = "image"
     checkpointed = (ResidualBlockNoBN,)
-    channels_last = False
+    channels_last = True
     size_multiple = 1
     min_size = 1
 

@@ -83,7 +83,7 @@ class RCAN(nn.Module):
     kind = "restoration"
     temporal = "image"
     checkpointed = (RCAB,)
-    channels_last = False
+    channels_last = True
     size_multiple = 1
     min_size = 1
     mean: Tensor

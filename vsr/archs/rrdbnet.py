@@ -71,7 +71,7 @@ class RRDBNet(nn.Module):
     kind = "restoration"
     temporal = "image"
     checkpointed = (ResidualDenseBlock,)
-    channels_last = False
+    channels_last = True
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ class SRVGGNetCompact(nn.Module):
     kind = "restoration"
     temporal = "image"
     checkpointed = (nn.Sequential,)  # the whole body: its keys leave no parts to recompute one by one
-    channels_last = False
+    channels_last = True
     size_multiple = 1
     min_size = 1
 

@@ -195,7 +195,8 @@ def shifted_window_mask(rows: int, columns: int, size: int, shift: int) -> Tenso
     regions[:, -shift:] += 1  # rolled in from the top
     regions[:, :, -shift:] += 2  # rolled in from the left
     windows = to_windows(regions, size).squeeze(2)
-    return (windows[:, None] != windows[:, :, None]) * -100.0
+    strangers = windows[:, None] != windows[:, :, None]
+    return torch.zeros(strangers.shape).masked_fill(strangers, -100.0)
 
 
 class RSTB(nn.Module):

@@ -1,0 +1,48 @@
+"""RCAN: official numbers and keys, its attention, and what it refuses."""
+
+import pytest
+import torch
+from golden.verify import build, check_outputs, manifest, model_ids, state_of
+
+from vsr.archs.rcan import RCAN, ChannelAttention
+
+
+@pytest.mark.parametrize(
+    "model_id", [pytest.param(i, marks=pytest.mark.slow if i == "rcan_x2" else ()) for i in model_ids("rcan")]
+)
+def test_keys_and_outputs_are_the_official_ones(model_id: str) -> None:
+    network = build(model_id)
+    assert [list(entry) for entry in state_of(network)] == manifest(model_id)["state_dict"]
+    assert sum(p.numel() for p in network.parameters()) == manifest(model_id)["num_params"]
+    check_outputs(network, model_id)
+
+
+def test_attention_multiplies_each_channel_by_a_factor_of_the_means() -> None:
+    attention = ChannelAttention(2, 1)
+    first, second = attention.attention[1], attention.attention[3]
+    for layer in (first, second):
+        torch.nn.init.dirac_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    x = torch.tensor([[1.0, 3.0], [-5.0, 1.0]]).view(1, 2, 1, 2)
+    # means 2 and -2, after the ReLU 2 and 0
+    factors = torch.sigmoid(torch.tensor([2.0, 0.0])).view(1, 2, 1, 1)
+    torch.testing.assert_close(attention(x), x * factors)
+
+
+def test_channels_are_honoured() -> None:
+    network = RCAN(num_in_ch=4, num_out_ch=1, num_feat=16, num_group=1, num_block=1, rgb_mean=[0.5], upscale=3)
+    assert network(torch.rand(1, 4, 3, 5)).shape == (1, 1, 9, 15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"upscale": 6}, "upscale: expected 3 or a power of 2, got 6"),
+        ({"squeeze_factor": 65}, r"squeeze_factor: expected 1 to num_feat \(64\), got 65"),
+        ({"num_group": 0}, "num_group: expected a number from 1 up, got 0"),
+        ({"img_range": -1}, "img_range: expected a number greater than 0, got -1"),
+    ],
+)
+def test_arguments_that_make_no_network_are_named(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RCAN(**arguments)
