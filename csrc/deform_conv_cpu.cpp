@@ -342,6 +342,9 @@ void run_backward(const Geometry& g, const View& grad, const View& x, const View
   const Buffer<T> partial_offset(slots > 1 ? slots * offsets : 0);
   const Buffer<T> partial_mask(slots > 1 && grads.has_mask ? slots * masks : 0);
   const Type type = sizeof(T) == 8 ? Type::f64 : Type::f32;
+  // Not every group need have the most segments: what nobody writes stays zero.
+  if (slots > 1) std::memset(partial_offset.get(), 0, slots * offsets * sizeof(T));
+  if (slots > 1 && grads.has_mask) std::memset(partial_mask.get(), 0, slots * masks * sizeof(T));
   const auto share = [&](T* partial, int64_t channels) {
     return View{partial, type, {channels * pixels, pixels, g.out_w, 1}};
   };
