@@ -97,12 +97,9 @@ VSR_HD Pixel pixel_of(const Geometry& g, const Tiling& t, int64_t tile, int i) {
   return {int32_t(line / t.down), int32_t(row), int32_t(column), row < g.out_h && column < g.out_w};
 }
 
-// Where things lie, in elements.
+// Where things lie, in elements. (What comes from outside has Strides.)
 VSR_HD int64_t image_pixel(const Geometry& g, int64_t batch, int64_t y, int64_t x) {  // of a channels-last image: * c
   return (batch * g.height + y) * g.width + x;
-}
-VSR_HD int64_t output_at(const Geometry& g, int64_t batch, int64_t channel, int64_t row, int64_t column) {
-  return ((batch * g.out_channels + channel) * g.out_h + row) * g.out_w + column;
 }
 VSR_HD int64_t offset_at(const Geometry& g, int64_t batch, int64_t channel, int64_t row, int64_t column) {
   return ((batch * 2 * g.deform_groups * g.taps() + channel) * g.out_h + row) * g.out_w + column;
