@@ -91,6 +91,7 @@ def test_each_key_that_is_not_used_is_told_once_with_what_happens_instead(
     ("name", "ours"),
     [
         ("SRModel", "ImageModel"),
+        ("SwinIRModel", "ImageModel"),
         ("ImageRestorationModel", "ImageModel"),
         ("VideoBaseModel", "VideoModel"),
         ("VideoRecurrentModel", "VideoModel"),
@@ -142,3 +143,10 @@ def test_an_override_takes_a_slot_out(case: "Case") -> None:
 
 def test_unused_keys_elsewhere_are_still_mistakes(case: "Case") -> None:
     assert "unknown key" in case.problem("scale: 4", "scale: 4\nprefetch_mode: ~")
+
+
+def test_what_files_for_testing_have_at_the_top_belongs_to_val(case: "Case") -> None:
+    options = case.load(case.good.replace("scale: 4", "scale: 4\nsuffix: x4\ncrop_border: ~\nsave_img: true"))
+    assert (options.val.suffix, options.val.save_img) == ("x4", True)
+    line = case.problem("scale: 4", "scale: 4\nsave_img: perhaps")
+    assert line.startswith("x.yml:4 save_img: expected true or false or null, got 'perhaps'")

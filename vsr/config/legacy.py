@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 MODEL_TYPES = {
     "SRModel": "ImageModel",
+    "SwinIRModel": "ImageModel",
     "ImageRestorationModel": "ImageModel",
     "EDVRModel": "VideoModel",
     "VideoBaseModel": "VideoModel",
@@ -31,6 +32,7 @@ _IGNORED = {
     "datasets.*.persistent_workers": "the workers of a training set live as long as the run",
     "val.pbar": "progress is shown on the screen of the first process",
     "val.trans_num": "no code has ever read it",
+    "crop_border": "each metric has its own, val.metrics.NAME.crop_border",
     "logger.wandb": "records go to log.jsonl, and to TensorBoard with logger.use_tb_logger",
 }
 
@@ -44,6 +46,9 @@ def translate(root: Node, problems: list[str]) -> None:
     """
     _rename_model(root)
     _drop_ignored(root)
+    for key in ("suffix", "save_img"):  # some files for testing have them at the top
+        if key in root:
+            _move_into(root, key, "val", key, problems)
     train = root.get("train")
     if isinstance(train, Node):
         _gather_losses(train, problems)
