@@ -197,7 +197,7 @@ def open_library(library: Path) -> str:
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
-        return f"cannot be loaded with torch {torch.__version__}: {error}"
+        return f"cannot be loaded with torch {torch.__version__}: {error.__cause__ or error}"
     return ""
 
 
