@@ -20,6 +20,10 @@ PARAMETERS = {
     "options/train/EDVR/edvr_m_x4_reds_wotsa.yml": 2_996_259,
     "options/test/EDVR/edvr_m_x4_reds4.yml": 3_300_131,
     "options/train/MSRResNet/msrresnet_x4_div2k.yml": 1_517_571,
+    "options/train/EDSR/edsr_m_x4_div2k.yml": 1_517_571,
+    "options/train/RCAN/rcan_x2_div2k.yml": 15_444_643,
+    "options/train/RRDBNet/rrdbnet_psnr_x4_div2k.yml": 16_697_987,
+    "options/train/SwinIR/swinir_x4_div2k.yml": 11_900_199,
 }
 
 
@@ -67,12 +71,24 @@ def reduced(options: Options, data: Path) -> list[str]:
             overrides.append(f"datasets.{key}.dataroot_lq={folder}/lq")
         if arguments.get("gt_downscale", 1) > 1:
             overrides.append(f"datasets.{key}.gt_downscale=1")
+        if arguments.get("filename_tmpl", "{}") != "{}":
+            overrides.append(f"datasets.{key}.filename_tmpl='{{}}'")
         if key == "train":
             overrides += [f"datasets.train.gt_size={side}", "datasets.train.batch_size_per_gpu=1"]
-    small = {"num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1, "num_block": 1}
+    small: dict[str, object] = {
+        **{"num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1, "num_block": 1},
+        **{"num_group": 1, "squeeze_factor": 4, "num_grow_ch": 4},
+        **{"depths": [2], "num_heads": [2], "embed_dim": 8, "window_size": 4},
+    }
     overrides += [f"network_g.{name}={value}" for name, value in small.items() if name in options.network_g.args]
     if options.train is not None:
-        overrides += ["train.total_iter=2", "val.val_freq=2", "logger.print_freq=1", "logger.save_checkpoint_freq=1"]
+        overrides += [
+            "path.pretrain_network_g=null",
+            "train.total_iter=2",
+            "val.val_freq=2",
+            "logger.print_freq=1",
+            "logger.save_checkpoint_freq=1",
+        ]
     return overrides
 
 
