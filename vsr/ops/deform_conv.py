@@ -60,7 +60,8 @@ def modulated_deform_conv2d(
     Raises:
         ValueError: the shapes or types do not fit each other.
     """
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    # the meta device, on which costs are counted, has no autocast
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         half = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(half), weight.to(half)
         bias = None if bias is None else bias.to(half)
