@@ -148,6 +148,80 @@ def test_a_clip_network_gets_the_whole_clip_at_once() -> None:
     assert restore(Reverse(), clip[:0]).shape == (0, 3, 4, 4)
 
 
+class Neighbours(nn.Module):
+    """Adds to each frame the frames up to ``reach`` away, and zeros beyond the clip that it is given."""
+
+    temporal, scale = "clip", 1
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach, self.lengths = reach, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.lengths.append(x.shape[1])
+        padded = nn.functional.pad(x, (0, 0, 0, 0, 0, 0, self.reach, self.reach))
+        return padded.unfold(1, 2 * self.reach + 1, 1).sum(-1)
+
+
+@pytest.mark.parametrize(("chunk", "overlap"), [(1, 0), (3, 2), (5, 2), (6, 4), (7, 3), (9, 8), (40, 4)])
+@pytest.mark.parametrize("total", [1, 2, 5, 6, 7, 13, 20])
+def test_chunks_give_the_whole_clip_where_the_network_looks_no_farther_than_half_their_overlap(
+    total: int, chunk: int, overlap: int
+) -> None:
+    network, clip = Neighbours(overlap // 2), torch.randint(0, 100, (total, 3, 2, 2)).float()  # sums are exact
+    expected = restore(network, clip)
+    assert network.lengths == [total]
+    network.lengths.clear()
+    got = restore(network, clip, chunk=chunk, chunk_overlap=overlap)
+    assert torch.equal(got, expected)
+    assert max(network.lengths) <= chunk
+    assert sum(network.lengths) == total + overlap * (len(network.lengths) - 1)
+    assert torch.equal(torch.stack(list(restore(network, iter(clip), chunk=chunk, chunk_overlap=overlap))), expected)
+
+
+def test_of_frames_that_chunks_share_each_takes_the_half_that_is_nearer_to_it() -> None:
+    class Order(nn.Module):
+        """Numbers the calls."""
+
+        temporal, calls = "clip", 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return torch.full_like(x, self.calls)
+
+    clip = torch.rand(11, 3, 1, 1)
+    for overlap, expected in ((0, "11111222223"), (2, "11112223333"), (3, "11122334444"), (4, "11123456777")):
+        got = restore(Order(), clip, chunk=5, chunk_overlap=overlap)
+        assert "".join(str(int(frame[0])) for frame in got) == expected, overlap
+
+
+def test_memory_for_a_clip_network_does_not_grow_with_the_video() -> None:
+    import weakref
+
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    outputs: weakref.WeakSet[Tensor] = weakref.WeakSet()
+
+    class Copy(nn.Module):
+        temporal, scale = "clip", 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = x.clone()
+            outputs.add(out)
+            return out
+
+    def frames() -> Iterator[Tensor]:
+        for i in range(60):
+            frame = torch.full((3, 4, 4), float(i))
+            alive.add(frame)
+            yield frame
+            del frame
+
+    for i, frame in enumerate(restore(Copy(), frames(), chunk=6, chunk_overlap=2)):
+        assert (len(alive) <= 8, len(outputs) <= 1) == (True, True), i
+        assert frame[0, 0, 0] == i
+    assert i == 59
+
+
 def test_bytes_are_divided_by_255() -> None:
     clip = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     torch.testing.assert_close(restore(lambda x: x, clip), clip.float() / 255)
@@ -217,6 +291,8 @@ def test_wrong_frames_are_named(frames, message: str) -> None:
         ({"num_frame": 4}, {}, "num_frame: expected an odd number, got 4"),
         ({"temporal": "image"}, {"padding": "zeros"}, "padding: expected one of"),
         ({"temporal": "image"}, {"tile": 4, "tile_overlap": 4}, "tile: expected"),
+        ({"temporal": "clip"}, {"chunk": 4, "chunk_overlap": 4}, "chunk: expected 0 for whole clips, or a number"),
+        ({"temporal": "clip"}, {"chunk": -1}, "chunk: expected"),
     ],
 )
 def test_wrong_options_are_refused_before_the_first_frame(attributes: dict, options: dict, message: str) -> None:

@@ -9,11 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsr.archs.blocks import bilinear_base, check_positive, residual_blocks
-from vsr.archs.edvr import PCDAlignment, TSAFusion, conv, lrelu
+from vsr.archs.edvr import PCDAlignment, TSAFusion, conv
 from vsr.archs.parts import load_part
 from vsr.archs.spynet import BasicModule, SpyNet
 from vsr.ops.warp import flow_warp
 from vsr.registry import NETWORKS
+
+
+def lrelu(x: Tensor) -> Tensor:
+    """In place: at the size of the output each tensor counts, and no convolution wants its own output back."""
+    return F.leaky_relu(x, 0.1, inplace=True)
 
 
 class ConvResidualBlocks(nn.Module):
@@ -22,7 +27,7 @@ class ConvResidualBlocks(nn.Module):
     def __init__(self, num_in_ch: int, num_out_ch: int, num_block: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            conv(num_in_ch, num_out_ch), nn.LeakyReLU(0.1), residual_blocks(num_block, num_out_ch)
+            conv(num_in_ch, num_out_ch), nn.LeakyReLU(0.1, inplace=True), residual_blocks(num_block, num_out_ch)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ class BasicVSR(Upsampler):
     kind = "restoration"
     temporal = "clip"
     checkpointed: tuple[type[nn.Module], ...] = (ConvResidualBlocks, BasicModule)
-    channels_last = False
+    channels_last = True
     scale = 4
     size_multiple = 1
     min_size = 1
@@ -156,7 +161,7 @@ class IconVSR(Upsampler):
     kind = "restoration"
     temporal = "clip"
     checkpointed: tuple[type[nn.Module], ...] = (ConvResidualBlocks, BasicModule, PCDAlignment)
-    channels_last = False
+    channels_last = True
     scale = 4
     size_multiple = 1
     min_size = 1

@@ -35,11 +35,11 @@ class SecondOrderDeformableAlignment(ModulatedDeformConv2d):
         self.max_residue_magnitude = max_residue_magnitude
         self.conv_offset = nn.Sequential(
             conv(3 * num_feat + 4, num_feat),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             conv(num_feat, num_feat),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             conv(num_feat, num_feat),
-            nn.LeakyReLU(0.1),
+            nn.LeakyReLU(0.1, inplace=True),
             conv(num_feat, 27 * DEFORMABLE_GROUPS),
         )
         for parameter in self.conv_offset[-1].parameters():  # the flow alone is where training starts
@@ -79,7 +79,7 @@ class BasicVSRPlusPlus(Upsampler):
     kind = "restoration"
     temporal = "clip"
     checkpointed: tuple[type[nn.Module], ...] = (ConvResidualBlocks, SecondOrderDeformableAlignment, BasicModule)
-    channels_last = False
+    channels_last = True
 
     def __init__(
         self,
@@ -113,9 +113,9 @@ class BasicVSRPlusPlus(Upsampler):
         else:
             self.feat_extract = nn.Sequential(
                 conv(3, mid_channels, stride=2),
-                nn.LeakyReLU(0.1),
+                nn.LeakyReLU(0.1, inplace=True),
                 conv(mid_channels, mid_channels, stride=2),
-                nn.LeakyReLU(0.1),
+                nn.LeakyReLU(0.1, inplace=True),
                 ConvResidualBlocks(mid_channels, mid_channels, 5),
             )
         self.deform_align, self.backbone = nn.ModuleDict(), nn.ModuleDict()

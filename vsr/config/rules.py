@@ -29,6 +29,8 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "train.max_bad_steps": (1, None),
     "train.offset_watch.limit": (0, None),
     "val.val_freq": (1, None),
+    "val.chunk": (0, None),
+    "val.chunk_overlap": (0, None),
     "val.tile": (0, None),
     "val.tile_overlap": (0, None),
     "logger.print_freq": (1, None),
@@ -224,7 +226,8 @@ def _validation(facts: _Facts, checker: Checker) -> None:
         better = facts.get(*path)
         if better is not None and better not in ("higher", "lower"):
             checker.add(facts.where(*path), f"expected 'higher' or 'lower', got {show(better)}. Use one of them.")
-    tile, overlap = facts.get("val", "tile"), facts.get("val", "tile_overlap")
-    if tile and overlap is not None and 0 < tile <= overlap:
-        text = f"expected less than val.tile {tile}, got {overlap}. Lower it, or enlarge the tile."
-        checker.add(facts.where("val", "tile_overlap"), text)
+    for whole in ("tile", "chunk"):
+        size, overlap = facts.get("val", whole), facts.get("val", f"{whole}_overlap")
+        if size and overlap is not None and 0 < size <= overlap:
+            text = f"expected less than val.{whole} {size}, got {overlap}. Lower it, or enlarge the {whole}."
+            checker.add(facts.where("val", f"{whole}_overlap"), text)

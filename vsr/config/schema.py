@@ -107,6 +107,8 @@ class ValOptions:
     suffix: str | None = None  # appended to the names of saved images
     metrics: Mapping[str, MetricOptions] = field(default_factory=dict)  # the first one picks the best checkpoint
     compare_bicubic: bool = False  # measure the bicubically upsampled input beside the network
+    chunk: int = 0  # frames of a clip that a network of whole clips gets at a time; 0: all
+    chunk_overlap: int = 10  # frames that neighbouring chunks share
     tile: int = 0  # side in LQ pixels of the tiles that a frame is restored in; 0: whole frames
     tile_overlap: int = 16  # LQ pixels that neighbouring tiles share
     self_ensemble: bool = False  # average over the 8 flips and rotations

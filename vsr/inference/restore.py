@@ -9,6 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from vsr.inference.features import with_kept_features
 from vsr.inference.tiles import Network, padded
 from vsr.utils.windows import generate_frame_indices, shortest_clip
 
@@ -64,6 +65,8 @@ def restore(
     frames: Tensor,
     *,
     padding: str = ...,
+    chunk: int = ...,
+    chunk_overlap: int = ...,
     tile: int = ...,
     tile_overlap: int = ...,
     self_ensemble: bool = ...,
@@ -75,6 +78,8 @@ def restore(
     frames: Iterable[Tensor],
     *,
     padding: str = ...,
+    chunk: int = ...,
+    chunk_overlap: int = ...,
     tile: int = ...,
     tile_overlap: int = ...,
     self_ensemble: bool = ...,
@@ -85,6 +90,8 @@ def restore(
     frames: Tensor | Iterable[Tensor],
     *,
     padding: str = "reflection_circle",
+    chunk: int = 0,
+    chunk_overlap: int = 10,
     tile: int = 0,
     tile_overlap: int = 16,
     self_ensemble: bool = False,
@@ -98,7 +105,10 @@ def restore(
     It runs in eval mode; its training flags are put back afterwards.
 
     An iterable is read as the result is: image and window networks hold at most ``num_frame`` frames,
-    however long the video; a clip network holds the whole clip.
+    however long the video; a clip network holds ``chunk`` frames, or the whole clip. Of a window network
+    that can tell a frame's features from what it makes of them (``extract``, ``reconstruct``), the
+    features are computed once a frame and kept as long as a window needs them; only where frames are
+    restored whole, since tiles are for those who have no memory to spare.
 
     Args:
         network: The network, or any function of such tensors.
@@ -106,6 +116,9 @@ def restore(
             RGB, floating point in [0, 1] or uint8.
         padding: What stands in a window beyond the clip's ends, see ``generate_frame_indices``. Clips that
             are too short for it are padded with 'replicate', and a warning says so.
+        chunk: Frames that a clip network gets at a time; 0: all of them, as published results are computed.
+        chunk_overlap: Frames that neighbouring chunks share; the ones nearer to a chunk's end are dropped,
+            for the frames beyond would have told more about them.
         tile, tile_overlap, self_ensemble: See ``infer``.
         device: Where to compute; a module is moved there. None: where the network's parameters are.
 
@@ -128,11 +141,13 @@ def restore(
         raise ValueError(f"network.num_frame: expected the length of the window, got {num_frame!r}. Set it.")
     shortest_clip(num_frame, padding)  # checks both
     _check_tile(tile, tile_overlap)
+    _check_chunk(chunk, chunk_overlap)
     moved = _Moved(frames, network, device, one_size=temporal != "image")
+    called = network if tile or self_ensemble else with_kept_features(network)
 
     def run(x: Tensor, dims: int) -> Tensor:
         with _evaluating(network):
-            y = infer(network, x[None], tile=tile, tile_overlap=tile_overlap, self_ensemble=self_ensemble)[0]
+            y = infer(called, x[None], tile=tile, tile_overlap=tile_overlap, self_ensemble=self_ensemble)[0]
         if y.dim() != dims or (temporal == "clip" and len(y) != len(x)):
             form = "all frames (1, t, 3, h, w)" if temporal == "clip" else "one frame (1, 3, h, w)"
             raise ValueError(
@@ -146,7 +161,7 @@ def restore(
     elif temporal == "window":
         results = (run(torch.stack(window), 3) for window in _windows(moved, num_frame, padding))
     else:
-        results = (frame for clip in _whole(moved) for frame in run(clip, 4))
+        results = (frame for clip, kept in _chunks(moved, chunk, chunk_overlap) for frame in run(clip, 4)[kept])
     if not isinstance(frames, Tensor):
         return results
     return _stacked(results, frames, getattr(network, "scale", 1))
@@ -228,11 +243,18 @@ def _windows(frames: Iterable[Tensor], num_frame: int, padding: str) -> Iterator
         yield [held[i] for i in generate_frame_indices(index, read, num_frame, padding)]
 
 
-def _whole(frames: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the one clip (t, 3, h, w) of all frames; nothing if there are none."""
-    clip = list(frames)
-    if clip:
-        yield torch.stack(clip)
+def _chunks(frames: Iterable[Tensor], chunk: int, overlap: int) -> Iterator[tuple[Tensor, slice]]:
+    """Yield parts (n, 3, h, w) of a clip that share ``overlap`` frames, and which frames of each are to be kept."""
+    source, held, first = iter(frames), list[Tensor](), 0
+    while True:
+        held.extend(itertools.islice(source, chunk - len(held) if chunk else None))
+        after = next(source, None)
+        if after is None:
+            if held:
+                yield torch.stack(held), slice(first, None)
+            return
+        yield torch.stack(held), slice(first, len(held) - overlap + overlap // 2)
+        held, first = [*held[len(held) - overlap :], after], overlap // 2
 
 
 def _stacked(results: Iterator[Tensor], frames: Tensor, scale: int) -> Tensor:
@@ -263,6 +285,14 @@ def _check_tile(tile: int, overlap: int) -> None:
         raise ValueError(
             f"tile: expected 0 for whole frames, or a side in pixels above tile_overlap, got tile {tile} and "
             f"tile_overlap {overlap}. Use larger tiles or a smaller overlap."
+        )
+
+
+def _check_chunk(chunk: int, overlap: int) -> None:
+    if chunk < 0 or overlap < 0 or (chunk and overlap >= chunk):
+        raise ValueError(
+            f"chunk: expected 0 for whole clips, or a number of frames above chunk_overlap, got chunk {chunk} and "
+            f"chunk_overlap {overlap}. Use longer chunks or a smaller overlap."
         )
 
 

@@ -1,11 +1,17 @@
 """Restoration of videos: of windows around a frame, and of whole clips."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
+from vsr.inference import infer
 from vsr.inference import restore as restore_clip
-from vsr.models.restoration import Batch, RestorationModel
+from vsr.inference.features import with_kept_features
+from vsr.inference.tiles import Network
+from vsr.models.restoration import Batch, OnFrame, RestorationModel
 from vsr.registry import MODELS
+from vsr.utils.records import Record
 
 
 @MODELS.register
@@ -14,6 +20,8 @@ class VideoModel(RestorationModel):
 
     Image networks work here, too: each frame of a clip is restored by itself.
     """
+
+    _window_network: Network | None = None  # during a validation: the network, keeping features between windows
 
     def check_sample(self, sample: Batch, where: str, *, train: bool) -> None:
         network, name, shape = self.network_g, self.options.network_g.type, tuple(sample["lq"].shape)
@@ -55,18 +63,36 @@ class VideoModel(RestorationModel):
         lq = batch["lq"]
         return {"restored": self.parallel(lq.flatten(0, 1)).unflatten(0, lq.shape[:2])}
 
+    def validate(
+        self,
+        loader: Iterable[Batch],
+        *,
+        restore: Callable[[Batch], Tensor] | None = None,
+        on_frame: OnFrame | None = None,
+    ) -> list[Record]:
+        self._window_network = with_kept_features(self.inference_network)  # windows come one after the other
+        try:
+            return super().validate(loader, restore=restore, on_frame=on_frame)
+        finally:
+            self._window_network = None
+
     def restore(self, batch: Batch) -> Tensor:
-        if "frames" not in batch:  # windows
-            return super().restore(batch)
         val = self.options.val
+        whole = not (val.tile or val.self_ensemble)
+        if "frames" not in batch:  # windows
+            network = self._window_network
+            return infer(network, batch["lq"]) if network is not None and whole else super().restore(batch)
         clips = [
             restore_clip(
                 self.inference_network,
-                clip,
+                clip.cpu(),  # and so is the result: only what is being computed has to fit on the device
+                chunk=val.chunk,
+                chunk_overlap=val.chunk_overlap,
                 tile=val.tile,
                 tile_overlap=val.tile_overlap,
                 self_ensemble=val.self_ensemble,
+                device=self.device,
             )
             for clip in batch["lq"]
         ]
-        return torch.stack(clips)
+        return torch.stack(clips) if len(clips) > 1 else clips[0][None]

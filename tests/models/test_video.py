@@ -1,0 +1,81 @@
+"""The model class for videos: windows, clips, and clips in chunks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vsr.config import load_options
+from vsr.models.video import VideoModel
+from vsr.registry import MODELS
+
+EDVR = "{type: EDVR, num_feat: 8, num_frame: 3, deformable_groups: 2, num_extract_block: 1, num_reconstruct_block: 1}"
+BASICVSR = "{type: BasicVSR, num_feat: 8, num_block: 1}"
+
+
+def make_model(tiny: Path, network: str, *overrides: str) -> VideoModel:
+    options = load_options(tiny, [f"network_g={network}", "scale=4", *overrides])
+    return MODELS.build({"type": "VideoModel"}, options=options, device=torch.device("cpu"))
+
+
+def windows(total: int) -> list[dict[str, Any]]:
+    """The batches of one item that a set of windows of 3 gives of one clip of noise."""
+    clip = torch.randint(0, 256, (total, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    padded = torch.cat((clip[:1], clip, clip[-1:]))
+    gt = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    return [{"lq": padded[None, i : i + 3], "gt": gt, "key": [f"c/{i}"]} for i in range(total)]
+
+
+def whole_clip(total: int) -> dict[str, Any]:
+    clip = torch.randint(0, 256, (1, total, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    gt = torch.full((1, total, 3, 32, 32), 128, dtype=torch.uint8)
+    return {"lq": clip, "gt": gt, "key": ["c"], "frames": [[f"{i}"] for i in range(total)]}
+
+
+def window_by_window(model: VideoModel) -> Any:
+    """Restore window by window, each as if it were the only one."""
+    return lambda batch: model.inference_network(batch["lq"])
+
+
+def test_validation_extracts_the_features_of_a_frame_once_and_of_new_weights_anew(tiny: Path) -> None:
+    model = make_model(tiny, EDVR)
+    network = model.inference_network
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    sizes: list[int] = []
+    network.conv_l2_1.register_forward_hook(lambda _, x, y: sizes.append(len(y)))
+    expected = [float(record.metrics["psnr"]) for record in model.validate(windows(5), restore=window_by_window(model))]
+    assert sizes == [3] * 5
+    sizes.clear()
+    records = model.validate(windows(5))
+    assert sizes == [1] * 5
+    assert [record.metrics["psnr"] for record in records] == pytest.approx(expected, abs=1e-3)
+    model.validate(windows(5))  # the weights may have changed: nothing of before is used
+    assert sizes == [1] * 10
+
+
+def test_a_clip_is_restored_as_a_whole_or_in_chunks(tiny: Path) -> None:
+    lengths: dict[str, list[int]] = {}
+    results = {}
+    for name, overrides in {"whole": (), "chunks": ("val.chunk=4", "val.chunk_overlap=2")}.items():
+        model = make_model(tiny, BASICVSR, *overrides)
+        lengths[name] = []
+        model.inference_network.register_forward_hook(lambda _, x, y, name=name: lengths[name].append(y.shape[1]))
+        frames = {}
+        records = model.validate([whole_clip(7)], on_frame=frames.__setitem__)
+        assert [record.key for record in records] == [f"c/{i}" for i in range(7)]
+        results[name] = frames
+    assert lengths == {"whole": [7], "chunks": [4, 4, 3]}
+    first = [results[name]["c/0"].astype(int) for name in ("whole", "chunks")]
+    assert abs(first[0] - first[1]).max() <= 2  # frames far away tell a new network little
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_restored_clip_does_not_have_to_fit_on_the_gpu(tiny: Path) -> None:
+    options = load_options(tiny, [f"network_g={BASICVSR}", "scale=4", "val.chunk=4", "val.chunk_overlap=2"])
+    model = VideoModel(options=options, device=torch.device("cuda"))
+    restored = model.restore(model.prepare(whole_clip(7)))
+    assert restored.shape == (1, 7, 3, 32, 32)
+    assert not restored.is_cuda
