@@ -23,6 +23,10 @@ PARAMETERS = {
     "options/train/EDSR/edsr_m_x4_div2k.yml": 1_517_571,
     "options/train/RCAN/rcan_x2_div2k.yml": 15_444_643,
     "options/train/RRDBNet/rrdbnet_psnr_x4_div2k.yml": 16_697_987,
+    "options/test/BasicVSR/basicvsr_reds4.yml": 6_291_311,
+    "options/test/BasicVSR/basicvsr_vid4.yml": 6_291_311,
+    "options/test/BasicVSR/iconvsr_reds4.yml": 8_694_991,
+    "options/test/BasicVSR/basicvsrpp_reds4.yml": 7_322_927,
     "options/train/SwinIR/swinir_x4_div2k.yml": 11_900_199,
 }
 
@@ -77,6 +81,7 @@ def reduced(options: Options, data: Path) -> list[str]:
             overrides += [f"datasets.train.gt_size={side}", "datasets.train.batch_size_per_gpu=1"]
     small: dict[str, object] = {
         **{"num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1, "num_block": 1},
+        **{"mid_channels": 8, "num_blocks": 1, "temporal_padding": 1, "spynet_path": "null", "edvr_path": "null"},
         **{"num_group": 1, "squeeze_factor": 4, "num_grow_ch": 4},
         **{"depths": [2], "num_heads": [2], "embed_dim": 8, "window_size": 4},
     }
