@@ -103,6 +103,13 @@ def test_load_network_without_options_deduces_the_network(tmp_path: Path) -> Non
     assert all(torch.equal(network.state_dict()[name], value) for name, value in saved.state_dict().items())
 
 
+def test_the_files_that_training_started_from_are_not_needed_again(tmp_path: Path) -> None:
+    option = {"type": "BasicVSR", "num_feat": 4, "num_block": 1}
+    torch.save({"params": vsr.build_network(option).state_dict()}, tmp_path / "net.pth")
+    network = vsr.load_network(tmp_path / "net.pth", {**option, "spynet_path": "gone/spynet.pth"})
+    assert type(network).__name__ == "BasicVSR"
+
+
 def test_what_cannot_be_deduced_asks_for_options(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "net.pth")
     with pytest.raises(ValueError, match=r"net\.pth: .* Name the network: options="):

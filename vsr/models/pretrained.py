@@ -306,7 +306,7 @@ def _cut(whole: Path, part: Part, target: Path) -> None:
     """Write a part of a checkpoint as a checkpoint of its own."""
     content = torch.load(whole, map_location="cpu", weights_only=True)["params"]
     tensors = {
-        name.removeprefix(part.prefix): value.clone()  # a view would be saved with all that it is a view of
+        name.removeprefix(part.prefix): value
         for name, value in content.items()
         if name.startswith(part.prefix) and name.removeprefix(part.prefix) not in part.without
     }

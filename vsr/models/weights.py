@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # The entries under which checkpoints of this field keep a network, the averaged weights first.
 _ENTRIES = ("params_ema", "params", "state_dict")
+# Arguments that name files from which parts of a network start: the checkpoint has the parts as they became.
+_PARTS_FROM = frozenset({"spynet_path", "edvr_path", "load_path"})
 # NAFNet trained its stereo networks on images whose first channel is blue, and published them under these names.
 _BLUE_FIRST = re.compile(r"NAFSSR-[TSBL]_[24]x\.pth")
 
@@ -73,7 +75,7 @@ def load_network(
     if options is None:
         weights = _translated(weights, str(path))
         options = deduce(weights, source=str(path))
-    network = build_network(options)
+    network = build_network({key: value for key, value in options.items() if key not in _PARTS_FROM})
     fill(network, weights, source=str(path))
     return network.to(device).eval()
 
@@ -181,7 +183,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, stri
         report = _mismatch(network, own, weights, missing, unexpected, unlike)
         if strict or not fitting:
             advice = ", or path.strict_load_g: false to load what fits" if fitting else ""
-            raise ValueError(f"{source}: {report} Set network_g to what the checkpoint holds{advice}.")
+            raise ValueError(f"{source}: {report} Set network_g (options) to what the checkpoint holds{advice}.")
         log.warning("%s: %d of %d tensors loaded. %s", source, len(fitting), len(own), report)
         weights = fitting
     network.load_state_dict(weights, strict=False)
