@@ -79,7 +79,7 @@ def examine(device: torch.device, case: Case) -> dict[str, Any]:
     row: dict[str, Any] = {"op": case.op, "device": device.type, "shape": case.shape, "problem": ""}
     try:
         live = library.load(device.type, case.op)
-    except (library.LibraryError, ValueError) as error:
+    except library.LibraryError as error:
         live, row["problem"] = False, str(error)
     with torch.no_grad():
         row["definition_ms"] = measure(device, case.definition, case.arguments)
@@ -233,6 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        library.mode()
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     rows = [examine(device, case) for device in devices() for case in cases(device)]
     problems = list(dict.fromkeys(row["problem"] for row in rows if row["problem"]))
     report = {"installed": installed(), "ops": rows, "problems": problems}
