@@ -155,7 +155,6 @@ setup(
     ],
     extras_require={
         "safetensors": ["safetensors"],
-        "build": ["ninja"],
         "test": ["pytest"],
         "dev": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pre-commit"],
     },
