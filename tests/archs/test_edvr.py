@@ -1,5 +1,6 @@
 """EDVR: official numbers and keys in all its forms, and what it refuses."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -114,3 +115,22 @@ def test_arguments_that_make_no_network_are_named(arguments: dict[str, Any], mes
 def test_another_shape_is_refused_with_the_expected_one(window: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EDVR(**SMALL)(window)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_inductor_gives_the_same_frames_and_gradients() -> None:
+    torch.manual_seed(0)
+    network = EDVR(**SMALL)
+    for module in network.modules():
+        if isinstance(module, ModulatedDeformConv2dPack):
+            torch.nn.init.normal_(module.conv_offset.weight, std=0.05)
+    window = torch.rand(1, 3, 3, 16, 16)
+    found = []
+    for run in (network, torch.compile(network, fullgraph=True)):
+        network.zero_grad()
+        out = run(window)
+        out.square().mean().backward()
+        found.append([out, *(p.grad for p in network.parameters())])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)
