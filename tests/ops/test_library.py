@@ -326,6 +326,33 @@ def test_a_gpu_needs_code_of_its_generation_or_code_to_translate() -> None:
     assert not serves("9.0+PTX", "8.0")
 
 
+def test_code_for_other_gpus_than_the_one_here_is_neither_compiled_nor_used(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workshop.sources / "tiny.cu").write_text("")
+    nvcc = workshop.tool("nvcc", "echo 'release 13.0'; while [ $# -gt 0 ]; do [ $1 = -o ] && echo > $2; shift; done")
+    monkeypatch.setenv("NVCC", str(nvcc))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
+    recipe = build.recipe("cuda", build.installed_torch())
+    assert recipe is not None
+    for_a100 = build.compile_library(recipe, build.find_compiler("cuda"), workshop.temporary, workshop.root / "log")
+    assert library.refusal(for_a100, recipe) == ""
+    monkeypatch.setattr(build, "present_gpus", lambda: ("9.0",))
+    recipe = build.recipe("cuda", build.installed_torch())
+    assert recipe is not None
+    assert library.refusal(for_a100, recipe).startswith("built for GPUs 8.0, not for 9.0; rebuild")
+    before = workshop.compiled
+    assert "TORCH_CUDA_ARCH_LIST leaves out 9.0" in library.find("cuda").cause
+    assert workshop.compiled == before
+
+
+def test_cuda_may_be_forbidden(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workshop.sources / "tiny.cu").write_text("")
+    monkeypatch.setenv("VSR_BUILD_CUDA", "0")
+    assert "VSR_BUILD_CUDA=0 forbids" in library.find("cuda").cause
+    assert workshop.compiled == 0
+
+
 def test_nothing_is_compiled_at_import_and_torchvision_may_be_broken(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator nms does not exist')\n")

@@ -22,7 +22,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def _first_use(device_type: str) -> State:
         if recipe is None:
             return State(cause=f"{build.SOURCES} holds no kernels for {device_type}")
         state = _obtain(recipe, refused)
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         state = State(cause=". ".join([*refused, str(error)]))
     if dist.is_main():
         _report(device_type, state, refused)
@@ -165,9 +165,7 @@ def _obtain(recipe: Recipe, refused: list[str]) -> State:
         refused.append(f"{packaged}: {why}")
     compiler: Compiler | BuildError
     try:
-        if recipe.kind == "cuda" and os.environ.get("VSR_BUILD_CUDA") == "0":
-            raise BuildError("VSR_BUILD_CUDA=0 forbids to compile them")
-        compiler = build.find_compiler(recipe.kind, recipe.torch)
+        compiler = _compiler_for_here(recipe)
     except BuildError as error:
         compiler = error
     places: dict[str, Callable[[], Path]] = {"cache": cache_root, "temporary": private_temporary}
@@ -190,6 +188,17 @@ def _obtain(recipe: Recipe, refused: list[str]) -> State:
             raise BuildError(f"{library}: {why}")
         return State(library, origin, new)
     raise BuildError("name a folder that can be written in VSR_CACHE")
+
+
+def _compiler_for_here(recipe: Recipe) -> Compiler:
+    """Return what compiles a library that this machine can use; BuildError if nothing does."""
+    if recipe.kind == "cuda" and os.environ.get("VSR_BUILD_CUDA") == "0":
+        raise BuildError("VSR_BUILD_CUDA=0 forbids to compile them")
+    if missing := _not_served(recipe, recipe.architectures):
+        raise BuildError(
+            f"TORCH_CUDA_ARCH_LIST leaves out {', '.join(missing)}, the GPU of this machine. Add or unset it"
+        )
+    return build.find_compiler(recipe.kind, recipe.torch)
 
 
 def open_library(library: Path) -> str:
@@ -226,13 +235,17 @@ def refusal(library: Path, recipe: Recipe) -> str:
         return f"built for torch {made['torch']}, running {recipe.torch.version}: {REBUILD}"
     if sources != recipe.sources:
         return f"built from other sources than those in {build.SOURCES}; {REBUILD}"
-    missing = [gpu for gpu in recipe.gpus if not _serves(architectures, gpu)]
-    if missing:
+    if missing := _not_served(recipe, architectures):
         return f"built for GPUs {', '.join(architectures)}, not for {', '.join(missing)}; {REBUILD}"
     return ""
 
 
-def _serves(architectures: list[str], capability: str) -> bool:
+def _not_served(recipe: Recipe, architectures: Sequence[str]) -> list[str]:
+    """Return those of the GPUs here that code for some architectures does not run on."""
+    return [gpu for gpu in recipe.gpus if not _serves(architectures, gpu)]
+
+
+def _serves(architectures: Sequence[str], capability: str) -> bool:
     """Whether code for some GPUs runs on one of a capability: of the same generation, or to be translated."""
     gpu = tuple(map(int, capability.split(".")))
     for name in architectures:
