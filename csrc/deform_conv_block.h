@@ -2,9 +2,9 @@
 // copies, sums in memory, products of small matrices.
 //
 // Under nvcc these are the GPU's own. Any other compiler gets a stand-in that runs the same phases thread by thread,
-// with shared memory as a plain array: so the kernels' indices, layouts and barriers are tested without a GPU. What
-// the stand-in cannot show: the tensor cores' own arithmetic, and how warps interleave within a phase. (Threads run in
-// a different order on request, `thread_order`, which shows a missing barrier.)
+// with shared memory as a plain array: so the kernels' indices, layouts and barriers are tested without a GPU. On
+// request the threads run in another order (`thread_order`): a missing barrier then changes the result. What the
+// stand-in cannot show is the tensor cores' own arithmetic, and anything about time.
 #pragma once
 
 #include <cmath>
@@ -185,7 +185,7 @@ VSR_DEVICE void write(void* data, int64_t at, Scalar type, float v) {
 // ---- vectors --------------------------------------------------------------------------------------------------------
 
 template <typename T, int N>
-struct alignas(sizeof(T) * N) Vector {
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Vector {
   T at[N];
 };
 
@@ -252,7 +252,7 @@ struct Product<Math, M, N, kColumnsOfA, false> {
     float sum[kRows][4];
   };
 
-  // The threads of a warp cover 4 by 8 of the grid (8 by 4 of a narrow one), so that they share most of what they read.
+  // The threads of a warp cover 4 by 8 of the grid (8 by 4 of a narrow one): so they share most of what they read.
   static constexpr int kLane = kAcross < 8 ? kAcross : 8, kWarps = kAcross / kLane;
   static VSR_DEVICE int across(int thread) { return thread % kLane + thread / 32 % kWarps * kLane; }
   static VSR_DEVICE int down(int thread) { return thread % 32 / kLane + thread / 32 / kWarps * (32 / kLane); }
@@ -300,7 +300,8 @@ struct Product<Math, M, N, kColumnsOfA, false> {
     for (int r = 0; r < kRows; ++r) {
       const int i = row(thread, r);
       VSR_UNROLL
-      for (int n = 0; n < 4; ++n) c[kByColumns ? int64_t(column + n) * ldc + i : int64_t(i) * ldc + column + n] = s.sum[r][n];
+      for (int n = 0; n < 4; ++n)
+        c[kByColumns ? int64_t(column + n) * ldc + i : int64_t(i) * ldc + column + n] = s.sum[r][n];
     }
   }
 
@@ -369,7 +370,8 @@ struct Product<Math, M, N, kColumnsOfA, true> {
       VSR_UNROLL
       for (int x = 0; x < kAcross; ++x) {
         const int64_t row = first_row(thread) + y * 16, column = first_column(thread) + x * 16;
-        nvcuda::wmma::store_matrix_sync(c + (kByColumns ? column * ldc + row : row * ldc + column), s.sum[y][x], ldc, order);
+        float* to = c + (kByColumns ? column * ldc + row : row * ldc + column);
+        nvcuda::wmma::store_matrix_sync(to, s.sum[y][x], ldc, order);
       }
     }
   }

@@ -160,9 +160,11 @@ Geometry geometry_of(const Tensor& x, const Tensor& weight, const Ints& stride, 
   g.padding_h = padding[0], g.padding_w = padding[1];
   g.dilation_h = dilation[0], g.dilation_w = dilation[1];
   g.groups = groups, g.deform_groups = deform_groups;
-  STD_TORCH_CHECK(g.in_channels > 0 && g.height > 0 && g.width > 0 && g.taps() > 0, "x, weight: expected no empty side.");
+  STD_TORCH_CHECK(g.in_channels > 0 && g.height > 0 && g.width > 0 && g.taps() > 0,
+                  "x, weight: expected no empty side.");
   STD_TORCH_CHECK(groups > 0 && g.in_channels % groups == 0 && g.out_channels % groups == 0,
-                  "groups: expected a divisor of ", g.in_channels, " and ", g.out_channels, " channels, got ", groups, ".");
+                  "groups: expected a divisor of ", g.in_channels, " and ", g.out_channels, " channels, got ", groups,
+                  ".");
   STD_TORCH_CHECK(deform_groups > 0 && g.in_channels % deform_groups == 0, "deform_groups: expected a divisor of ",
                   g.in_channels, " channels, got ", deform_groups, ".");
   STD_TORCH_CHECK(stride[0] > 0 && stride[1] > 0 && dilation[0] > 0 && dilation[1] > 0,
@@ -361,7 +363,7 @@ auto dispatch(const Tensor& x, F f) {
     case ScalarType::Half:
       return f.template operator()<Fp16>();
     default:
-      STD_TORCH_CHECK(false, "x: expected float32, bfloat16 or float16 on a GPU. Set VSR_OPS=off to compute in float64.");
+      STD_TORCH_CHECK(false, "x: expected float32, bfloat16 or float16 on a GPU. Set VSR_OPS=off for any other type.");
   }
 }
 

@@ -120,8 +120,9 @@ struct Packing {
   VSR_HD int64_t size(const Problem& p) const { return p.g.groups * p.taps * rows * columns; }
 };
 
-// Parts of shared memory, 128 bytes apart at least (wmma wants 32). A row of a matrix is 16 bytes longer than its
-// elements: eight threads that read 16 bytes each from neighbouring rows then meet no bank twice.
+// Parts of shared memory start at multiples of 128 bytes, and a row of a matrix is 16 bytes longer than its elements:
+// eight threads that read 16 bytes each from neighbouring rows then meet no bank twice, and each tile of a matrix that
+// a tensor core reads starts at a multiple of 32 bytes, as it must (8 rows are 128 bytes, or a multiple).
 struct Shared {
   size_t bytes = 0;
   VSR_HD size_t take(size_t n) {
@@ -274,7 +275,9 @@ inline BackwardPlan plan_backward(const Geometry& g, int bytes, int processors) 
   return b;
 }
 
-// The part [first, last) of n things that share s of `shares` has.
-VSR_HD int64_t share_begin(int64_t n, int64_t shares, int64_t s) { return n / shares * s + (s < n % shares ? s : n % shares); }
+// Share s of n things begins here, and ends where share s + 1 begins.
+VSR_HD int64_t share_begin(int64_t n, int64_t shares, int64_t s) {
+  return n / shares * s + (s < n % shares ? s : n % shares);
+}
 
 }  // namespace vsr::cuda

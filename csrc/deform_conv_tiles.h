@@ -385,7 +385,8 @@ struct Transpose {
       for (int y = thread / kSide; y < kSide; y += kThreads / kSide) {
         const int64_t row = first_row + y, column = first_column + thread % kSide;
         if (row < a.rows && column < a.columns)
-          square[y * (kSide + 1) + thread % kSide] = static_cast<const From*>(a.from)[matrix + row * a.columns + column];
+          square[y * (kSide + 1) + thread % kSide] =
+              static_cast<const From*>(a.from)[matrix + row * a.columns + column];
       }
     });
     block.phase([&](int thread, State&) {
