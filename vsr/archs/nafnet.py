@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vsr.archs.blocks import check_positive
 from vsr.archs.local import localized
+from vsr.ops import nafnet as fused
 from vsr.registry import NETWORKS
 
 
@@ -32,6 +33,16 @@ class LayerNorm2d(nn.Module):
         # In half precision the sums would lose what a norm is about: torch's own kernel sums in float32.
         out = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return out.permute(0, 3, 1, 2)
+
+    def settings(self) -> tuple[Tensor, Tensor, float]:
+        return self.weight, self.bias, self.eps
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Lay images (b, c, h, w) out in memory as the blocks are fastest on a CPU: plain layers, channels last."""
+    if x.device.type != "cpu" or fused.usable(x):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def simple_gate(x: Tensor) -> Tensor:
@@ -160,12 +171,41 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, c, h, w) to the same shape."""
+        if fused.usable(x) and not (self.training and isinstance(self.dropout, nn.Dropout)):
+            return self._fused(x)
         branch = simple_gate(self.conv2(self.conv1(self.norm1(x))))
         if self.sca is not None:
             branch = branch * self.sca(branch)
         x = x + self.dropout(self.conv3(branch)) * self.beta
         branch = self.conv5(simple_gate(self.conv4(self.norm2(x))))
         return x + self.dropout(branch) * self.gamma
+
+    def _fused(self, x: Tensor) -> Tensor:
+        """The same by two ops, each of which keeps an image's pixels in the cache from its first to its last layer."""
+        conv2 = self.conv2
+        depthwise = (conv2.kernel(), conv2.bias) if isinstance(conv2, DepthwiseOverConv2d) else pair(conv2)
+        mixed = fused.mix(x, self.norm1.settings(), pair(self.conv1), depthwise)
+        scale = None if self.sca is None else self.sca(mixed)
+        if scale is not None and scale.shape[-2:] != (1, 1):  # pooled locally
+            mixed, scale = mixed * scale, None
+        return fused.feed(
+            x,
+            mixed,
+            scale,
+            narrow=pair(self.conv3),
+            beta=self.beta,
+            norm=self.norm2.settings(),
+            wide=pair(self.conv4),
+            last=pair(self.conv5),
+            gamma=self.gamma,
+        )
+
+
+def pair(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that has both."""
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    return conv.weight, conv.bias
 
 
 class UNet(nn.Module):
@@ -228,7 +268,7 @@ class UNet(nn.Module):
             raise ValueError(f"x: expected (b, {self.img_channel}, h, w), got {tuple(x.shape)}.")
         height, width = x.shape[-2:]
         multiple = 2 ** len(self.downs)
-        image = F.pad(x, (0, -width % multiple, 0, -height % multiple))
+        image = laid_out(F.pad(x, (0, -width % multiple, 0, -height % multiple)))
         features = self.intro(image)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
@@ -237,7 +277,7 @@ class UNet(nn.Module):
             features = down(features)
         features = self.middle_blks(features)
         for decoder, up in zip(self.decoders, self.ups, strict=True):
-            features = decoder(up(features) + self.skip(len(skips) - 1, skips.pop()))
+            features = decoder(up(features).add_(self.skip(len(skips) - 1, skips.pop())))
         return (self.ending(features) + image)[..., :height, :width]
 
 
@@ -261,7 +301,7 @@ class NAFNet(UNet):
     """
 
     checkpointed = (NAFBlock,)
-    channels_last = True
+    channels_last = False  # see laid_out
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vsr.archs.blocks import check_positive
 from vsr.archs.local import localize
-from vsr.archs.nafnet import LayerNorm2d, NAFBlock
+from vsr.archs.nafnet import LayerNorm2d, NAFBlock, laid_out
 from vsr.registry import NETWORKS
 
 
@@ -102,7 +102,7 @@ class NAFNetSR(nn.Module):
     kind = "restoration"
     temporal = "image"
     checkpointed = (NAFBlockSR,)
-    channels_last = True
+    channels_last = False  # see laid_out
     size_multiple = 1
     min_size = 1
 
@@ -156,7 +156,7 @@ class NAFNetSR(nn.Module):
         channels = self.views * self.img_channel
         if x.dim() != 4 or x.shape[1] != channels:
             raise ValueError(f"x: expected (b, {channels}, h, w), got {tuple(x.shape)}.")
-        views = torch.cat(x.chunk(self.views, 1)) if self.views > 1 else x
+        views = laid_out(torch.cat(x.chunk(self.views, 1)) if self.views > 1 else x)
         detail = self.up(self.body(self.intro(views)))
         base = F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=False)
         return torch.cat(detail.chunk(self.views), 1) + base
