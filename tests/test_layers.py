@@ -30,6 +30,7 @@ LAYERS = {
     "models": 4,
     "engine": 5,
     "doctor": 6,
+    "info": 6,
 }
 LIBRARY = sorted((ROOT / "vsr").rglob("*.py"))
 ENTRIES = [*(ROOT / "scripts").rglob("*.py"), *ROOT.glob("*.py")]

@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from vsr.config import load_options as load_options
     from vsr.inference import restore as restore
+    from vsr.inference.complexity import complexity as complexity
     from vsr.models.weights import build_network as build_network
     from vsr.models.weights import list_networks as list_networks
     from vsr.models.weights import load_network as load_network
@@ -19,6 +20,7 @@ _LAZY = {
     "load_network": "vsr.models.weights",
     "list_networks": "vsr.models.weights",
     "restore": "vsr.inference",
+    "complexity": "vsr.inference.complexity",
 }
 _SUBPACKAGES = frozenset(
     [
@@ -36,7 +38,7 @@ _SUBPACKAGES = frozenset(
         "utils",
     ]
 )
-__all__ = ["__version__", "build_network", "list_networks", "load_network", "load_options", "restore"]
+__all__ = ["__version__", "build_network", "complexity", "list_networks", "load_network", "load_options", "restore"]
 
 
 def __getattr__(name: str) -> Any:
