@@ -136,6 +136,13 @@ def test_frames_and_inputs_are_those_that_the_kind_of_network_takes() -> None:
     assert clip.frames == 2
 
 
+def test_a_network_says_what_it_takes_and_can_and_a_module_that_says_nothing_takes_anything() -> None:
+    cost = complexity({"type": "RRDBNet", "scale": 1, "num_feat": 4, "num_block": 1, "num_grow_ch": 2}, (8, 12))
+    assert (cost.size_multiple, cost.min_size, cost.channels_last, cost.checkpointing) == (4, 4, True, True)
+    cost = complexity(Chain(), (8, 12))
+    assert (cost.size_multiple, cost.min_size, cost.channels_last, cost.checkpointing) == (1, 1, False, False)
+
+
 @pytest.mark.parametrize(
     ("option", "size"),
     [

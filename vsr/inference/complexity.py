@@ -37,6 +37,9 @@ class Complexity:
         memory: Peak in bytes of what a real forward pass allocates, its output included, weights and input not; none
             if it was not measured. On a CPU it is summed from the events of PyTorch's allocator (scratch memory that
             oneDNN allocates itself is not seen); on a GPU it is ``torch.cuda.max_memory_allocated``.
+        size_multiple, min_size: What the sides of an input must be multiples of, and at least.
+        channels_last: Whether the network says that it is faster in this memory format on a CPU.
+        checkpointing: Whether ``checkpoint_activations`` has something to recompute in it.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -47,6 +50,10 @@ class Complexity:
     activations: int
     frames: int
     memory: int | None
+    size_multiple: int
+    min_size: int
+    channels_last: bool
+    checkpointing: bool
 
 
 def complexity(
@@ -89,6 +96,10 @@ def complexity(
         activations=counter.activations,
         frames=output.shape[1] if getattr(built, "temporal", "image") == "clip" else 1,
         memory=peak_memory(real, shapes) if memory else None,
+        size_multiple=getattr(built, "size_multiple", 1),
+        min_size=getattr(built, "min_size", 1),
+        channels_last=getattr(built, "channels_last", False),
+        checkpointing=bool(getattr(built, "checkpointed", ())),
     )
 
 
