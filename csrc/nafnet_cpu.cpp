@@ -1,4 +1,4 @@
-// NAFNet's block on the CPU: the ops vsr::naf_* that vsr/ops/nafnet.py defines, for float32.
+// NAFNet's block on the CPU: the ops vsr::naf_* that vsr/ops/naf_block.py defines, for float32.
 //
 // Forward: a tile of pixels goes through norm, 1x1 convolutions and gates while it stays in the cache. Threads share
 // the pixels out; each pixel is computed alike wherever the shares begin, and sums are formed in runs of a fixed length,

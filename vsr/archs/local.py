@@ -124,13 +124,14 @@ def localized(network: nn.Module, local: Mapping[str, Any] | None, channels: int
     if local is None:
         return
     unknown = sorted(local.keys() - {"train_size", "ratio", "fast_imp"})
-    if unknown or "train_size" not in local or len(local["train_size"]) < 2:
+    size = local.get("train_size")
+    if unknown or not isinstance(size, Sequence) or len(size) < 2:
         raise ValueError(
             "local: expected train_size: [h, w] of the training crops, and ratio and fast_imp if they are not "
             f"1.5 and false, got {dict(local)}."
         )
     settings = {key: value for key, value in local.items() if key != "train_size"}
-    localize(network, (1, channels, *local["train_size"][-2:]), **settings)
+    localize(network, (1, channels, *size[-2:]), **settings)
 
 
 def _pooled_sizes(network: nn.Module, input_shape: Sequence[int]) -> dict[str, tuple[int, int]]:

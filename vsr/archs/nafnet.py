@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vsr.archs.blocks import check_positive
 from vsr.archs.local import localized
-from vsr.ops import nafnet as fused
+from vsr.ops import naf_block as fused
 from vsr.registry import NETWORKS
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsr.archs.blocks import check_positive
-from vsr.archs.local import localize
+from vsr.archs.local import localized
 from vsr.archs.nafnet import LayerNorm2d, NAFBlock, laid_out
 from vsr.registry import NETWORKS
 
@@ -201,4 +201,4 @@ class NAFSSR(NAFNetSR):
             dual=True,
         )
         if num_blks:
-            localize(self, (1, 2 * img_channel, *train_size[-2:]), fast_imp=fast_imp)
+            localized(self, {"train_size": train_size, "fast_imp": fast_imp}, 2 * img_channel)
