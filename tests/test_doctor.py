@@ -1,6 +1,7 @@
 """python -m vsr.doctor: it tells what runs and why, and its exit status says whether that is right."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import ROOT
 from ops.conftest import Workshop, workshop  # noqa: F401  (a fixture)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -37,6 +39,11 @@ def run(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], dict[s
     status = doctor.main(["--json"])
     report = json.loads(capsys.readouterr().out)
     return status, report, report["ops"][0]
+
+
+def test_every_op_with_a_compiled_kernel_has_a_case() -> None:
+    compiled = re.findall(r'm\.impl\("(\w+)"', "".join(path.read_text() for path in (ROOT / "csrc").glob("*.c*")))
+    assert {case.op for case in doctor.cases(torch.device("cpu"))} == set(compiled)
 
 
 @pytest.mark.parametrize("number", range(len(doctor.cases(torch.device("meta")))))
