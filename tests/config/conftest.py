@@ -32,6 +32,7 @@ class Clips:
         interval_list: Sequence[int] = (1,),
         padding: Literal["replicate", "circle"] = "replicate",
         io_backend: Mapping[str, Any] | None = None,
+        use_hflip: bool = True,
         use_rot: bool = True,
         scale: int,
         seed: int = 0,
@@ -47,6 +48,10 @@ class Loss:
 class Metric:
     def __init__(self, *, crop_border: int, test_y_channel: bool = False) -> None:
         pass
+
+
+def calculate_ssim(*, crop_border: int, test_y_channel: bool = False, ssim3d: bool = False) -> None:
+    pass
 
 
 def Optim(*, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
@@ -72,7 +77,7 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
         "NETWORKS": [Net, NeedyNet],
         "DATASETS": [Clips],
         "LOSSES": [Loss],
-        "METRICS": [Metric],
+        "METRICS": [Metric, calculate_ssim],
         "OPTIMIZERS": [Optim],
         "SCHEDULERS": [Restart],
         "MODELS": [ImageModel, VideoModel],

@@ -27,6 +27,7 @@ def test_defaults_are_filled_in_for_sections_and_components(case: "Case") -> Non
         "interval_list": [1],
         "padding": "replicate",
         "io_backend": None,
+        "use_hflip": True,
         "use_rot": True,
     }  # without scale and seed, which the caller knows: a default here would win over manual_seed
 

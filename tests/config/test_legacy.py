@@ -150,3 +150,62 @@ def test_what_files_for_testing_have_at_the_top_belongs_to_val(case: "Case") -> 
     assert (options.val.suffix, options.val.save_img) == ("x4", True)
     line = case.problem("scale: 4", "scale: 4\nsave_img: perhaps")
     assert line.startswith("x.yml:4 save_img: expected true or false or null, got 'perhaps'")
+
+
+NAFNET = """\
+name: old
+model_type: ImageRestorationModel
+scale: 1
+num_gpu: 8
+manual_seed: 10
+datasets:
+  train:
+    type: Clips
+    dataroot_gt: ./datasets/GoPro/train/sharp_crops.lmdb
+    io_backend: {type: lmdb}
+    gt_size: 256
+    use_flip: false
+    use_rot: true
+    use_shuffle: true
+    prefetch_mode: ~
+network_g: {type: Net, upscale: 1}
+train:
+  optim_g: {type: Optim, lr: !!float 1e-3, betas: [0.9, 0.9]}
+  scheduler: {type: Restart, periods: [200000]}
+  total_iter: 200000
+  pixel_opt: {type: Loss, loss_weight: 1, reduction: mean}
+val:
+  val_freq: !!float 2e4
+  grids: false
+  use_image: false
+  trans_num: 1
+  max_minibatch: 8
+  metrics:
+    psnr: {type: Metric, crop_border: 0, test_y_channel: false}
+    ssim: {type: calculate_ssim, crop_border: 0, test_y_channel: false}
+dist_params: {backend: nccl, port: 29500}
+"""
+
+
+def test_a_nafnet_file_becomes_the_schema(case: "Case") -> None:
+    options = case.load(NAFNET)
+    assert options.model_type == "ImageModel"
+    train = options.datasets["train"].dataset.args
+    assert (train["use_hflip"], train["use_rot"]) == (False, True)
+    assert options.val.metrics["ssim"].metric.args["ssim3d"] is True  # the default of its own function
+
+
+def test_the_same_metric_in_other_files_keeps_its_default(case: "Case") -> None:
+    ssim = "ssim: {type: calculate_ssim, "
+    for text in (NAFNET.replace("ImageRestorationModel", "SRModel"), NAFNET.replace(ssim, ssim + "ssim3d: false, ")):
+        assert case.load(text).val.metrics["ssim"].metric.args.get("ssim3d", False) is False
+
+
+def test_a_flip_given_in_both_spellings_is_refused(case: "Case") -> None:
+    (line,) = case.problems(NAFNET.replace("    gt_size: 256", "    gt_size: 256\n    use_hflip: true"))
+    assert line.startswith("x.yml:13 datasets.train.use_flip: expected one use_hflip, got a second. See x.yml:12")
+
+
+def test_tiles_of_nafnet_have_another_option_here(case: "Case") -> None:
+    (line,) = case.problems(NAFNET.replace("grids: false", "grids: true"))
+    assert line.startswith("x.yml:24 val.grids: expected false, got true. Use val.tile")

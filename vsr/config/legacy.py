@@ -32,6 +32,8 @@ _IGNORED = {
     "datasets.*.persistent_workers": "the workers of a training set live as long as the run",
     "val.pbar": "progress is shown on the screen of the first process",
     "val.trans_num": "no code has ever read it",
+    "val.max_minibatch": "val.tile bounds the memory of large images",
+    "val.use_image": "images are always measured as 8-bit numbers, as they are saved",
     "crop_border": "each metric has its own, val.metrics.NAME.crop_border",
     "logger.wandb": "records go to log.jsonl, and to TensorBoard with logger.use_tb_logger",
 }
@@ -44,8 +46,12 @@ def translate(root: Node, problems: list[str]) -> None:
         root: The file, or the mapping that an override stands for.
         problems: Receives what cannot be translated.
     """
+    if root.get("model_type") == "ImageRestorationModel":
+        _read_as_nafnet(root)
     _rename_model(root)
     _drop_ignored(root)
+    _drop_grids(root, problems)
+    _rename_flip(root, problems)
     for key in ("suffix", "save_img"):  # some files for testing have them at the top
         if key in root:
             _move_into(root, key, "val", key, problems)
@@ -54,6 +60,38 @@ def translate(root: Node, problems: list[str]) -> None:
         _gather_losses(train, problems)
         if "dcn_lr_mul" in train:
             _move_into(train, "dcn_lr_mul", "lr_mul", "dcn", problems)
+
+
+def _read_as_nafnet(root: Node) -> None:
+    """The model type is NAFNet's alone, and its calculate_ssim has another default than BasicSR's."""
+    val = root.get("val")
+    metrics = val.get("metrics") if isinstance(val, Node) else None
+    for metric in metrics.values() if isinstance(metrics, Node) else ():
+        if isinstance(metric, Node) and metric.get("type") == "calculate_ssim" and "ssim3d" not in metric:
+            mark = metric.where("type")
+            log.info("%s: calculate_ssim of NAFNet files has the 3-D window, ssim3d: true", mark)
+            metric.put("ssim3d", True, mark)
+
+
+def _drop_grids(root: Node, problems: list[str]) -> None:
+    """NAFNet's ``val.grids`` is off in all its files; on, it needs sizes that are not those of ``val.tile``."""
+    val = root.get("val")
+    if isinstance(val, Node) and "grids" in val:
+        value, mark = val.take("grids")
+        if value is not False:
+            problems.append(f"{mark}: expected false, got {show(value)}. Use val.tile, the side of the tiles, instead.")
+
+
+def _rename_flip(root: Node, problems: list[str]) -> None:
+    """``use_flip`` of NAFNet and of EDVR's last files is ``use_hflip``."""
+    datasets = root.get("datasets")
+    for dataset in datasets.values() if isinstance(datasets, Node) else ():
+        if isinstance(dataset, Node) and "use_flip" in dataset:
+            value, mark = dataset.take("use_flip")
+            if "use_hflip" in dataset:
+                problems.append(f"{mark}: expected one use_hflip, got a second. See {dataset.where('use_hflip')}.")
+            else:
+                dataset.put("use_hflip", value, mark)
 
 
 def _rename_model(root: Node) -> None:
