@@ -28,6 +28,8 @@ PARAMETERS = {
     "options/test/BasicVSR/iconvsr_reds4.yml": 8_694_991,
     "options/test/BasicVSR/basicvsrpp_reds4.yml": 7_322_927,
     "options/train/SwinIR/swinir_x4_div2k.yml": 11_900_199,
+    "options/train/NAFNet/nafnet_w32_gopro.yml": 17_111_907,
+    "options/train/NAFNet/nafnet_w32_sidd.yml": 29_159_715,
 }
 
 
@@ -81,6 +83,7 @@ def reduced(options: Options, data: Path) -> list[str]:
             overrides += [f"datasets.train.gt_size={side}", "datasets.train.batch_size_per_gpu=1"]
     small: dict[str, object] = {
         **{"num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1, "num_block": 1},
+        **{"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "middle_blk_num": 1},
         **{"mid_channels": 8, "num_blocks": 1, "temporal_padding": 1, "spynet_path": "null", "edvr_path": "null"},
         **{"num_group": 1, "squeeze_factor": 4, "num_grow_ch": 4},
         **{"depths": [2], "num_heads": [2], "embed_dim": 8, "window_size": 4},
