@@ -111,6 +111,32 @@ DATASETS = Registry(
         "VideoRecurrentTestDataset": "vsr.data.video",
     },
 )
+DEGRADATIONS = Registry(
+    "degradation",
+    {
+        "BlurDown": "vsr.data.blur_stages",
+        "FrameAverage": "vsr.data.blur_stages",
+        "GaussianBlur": "vsr.data.blur_stages",
+        "JPEG": "vsr.data.degradation_stages",
+        "Noise": "vsr.data.degradation_stages",
+        "RandomBlur": "vsr.data.blur_stages",
+        "RandomResize": "vsr.data.degradation_stages",
+        "Resize": "vsr.data.degradation_stages",
+        "Shuffle": "vsr.data.degradation_stages",
+        "SincFilter": "vsr.data.blur_stages",
+        "USM": "vsr.data.blur_stages",
+        "VideoCompression": "vsr.data.video_compression",
+    },
+)
+BATCH_AUGMENTS = Registry(
+    "batch augmentation",
+    {
+        "CutBlur": "vsr.data.batch_augment",
+        "CutMix": "vsr.data.batch_augment",
+        "Mixup": "vsr.data.batch_augment",
+        "RGBShuffle": "vsr.data.batch_augment",
+    },
+)
 LOSSES = Registry(
     "loss",
     {

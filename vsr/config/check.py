@@ -17,7 +17,7 @@ from vsr.registry import Registry, suggest
 
 # What the caller of Registry.build adds to the option's own arguments: may be left out of the file.
 _CONTEXT = {
-    "DATASETS": frozenset({"scale", "seed"}),
+    "DATASETS": frozenset({"scale", "seed", "degradations"}),
     "OPTIMIZERS": frozenset({"params"}),
     "SCHEDULERS": frozenset({"base_lr"}),
 }
@@ -89,6 +89,8 @@ class Checker:
                 return self._named(field, kind, value, mark)
         if inner is Component:
             return self._field_component(field, value, mark)
+        if inner == list[Component]:
+            return self._listed(field, value, mark)
         if dataclasses.is_dataclass(inner):
             return self.section(inner, value, mark)
         if value is None and field.default_factory is not dataclasses.MISSING:
@@ -113,6 +115,15 @@ class Checker:
         if kind is Component:
             return {name: self._field_component(field, entry, value.where(name)) for name, entry in entries.items()}
         return {name: self.section(kind, entry, value.where(name)) for name, entry in entries.items()}
+
+    def _listed(self, field: Any, value: Any, mark: Mark) -> Any:
+        """A list of components."""
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self.add(mark, f"expected a list, got {show(value)}. Write '- type: ...' below it for each entry.")
+            return INVALID
+        return [self._field_component(field, entry, mark.below(i)) for i, entry in enumerate(value)]
 
     def _field_component(self, field: Any, value: Any, mark: Mark) -> Any:
         table = getattr(vsr.registry, field.metadata["registry"])

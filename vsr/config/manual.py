@@ -21,7 +21,17 @@ from vsr.config.reader import one, show
 from vsr.registry import Registry
 
 _SCALARS = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
-_TABLES = ("MODELS", "NETWORKS", "DATASETS", "LOSSES", "OPTIMIZERS", "SCHEDULERS", "METRICS")
+_TABLES = (
+    "MODELS",
+    "NETWORKS",
+    "DATASETS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "SCHEDULERS",
+    "METRICS",
+    "DEGRADATIONS",
+    "BATCH_AUGMENTS",
+)
 
 
 # --- JSON schema -----------------------------------------------------------------------------------
@@ -62,6 +72,8 @@ def _component(table: str, beside: dict[str, Any] | None = None) -> dict[str, An
     for name in registry.table:
         properties, required = {**(beside or {}), "type": {"const": name}}, ["type"]
         for argument, hint, default in _arguments(registry, name):
+            if argument in (beside or {}):
+                continue  # the section's own key, which is passed on
             properties[argument] = _value(hint)
             if default is inspect.Parameter.empty and argument != "scale":  # the file's own scale is passed on
                 required.append(argument)
@@ -88,7 +100,7 @@ def _value(hint: Any, registry: str | None = None) -> dict[str, Any]:
         items = [_value(argument) for argument in arguments]
         return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     if origin in (list, tuple, collections.abc.Sequence):
-        return {"type": "array", **({"items": _value(arguments[0])} if arguments else {})}
+        return {"type": "array", **({"items": _value(arguments[0], registry)} if arguments else {})}
     if origin in (dict, collections.abc.Mapping):
         inner = _value(arguments[1], registry) if len(arguments) > 1 else {}
         return {"type": "object", "additionalProperties": inner}
@@ -147,6 +159,7 @@ def _section_table(cls: Any) -> list[str]:
         named = typing.get_origin(hints[field.name]) is collections.abc.Mapping
         text = one(kind) if kind else _in_words(hints[field.name])
         text = f"by names of your own: {text}" if kind and named else text
+        text = f"a list, each {text}" if kind and typing.get_origin(hints[field.name]) is list else text
         rows.append([f"`{field.name}`", text, _default(default), comments.get(field.name, "")])
     return _table(["key", "value", "default", "meaning"], rows)
 

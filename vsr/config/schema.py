@@ -27,7 +27,7 @@ class Component:
 
 
 def component(registry: str, *, rest: bool = False, default: Any = dataclasses.MISSING) -> Any:
-    """A field that holds a component, or a dict of them, out of one of the tables of vsr.registry.
+    """A field that holds a component, a dict or a list of them, out of one of the tables of vsr.registry.
 
     Args:
         registry: Name of the table, 'NETWORKS'.
@@ -35,8 +35,8 @@ def component(registry: str, *, rest: bool = False, default: Any = dataclasses.M
         default: What an absent key means; none: the key is required.
     """
     metadata = {"registry": registry, "rest": rest}
-    if default is dict:
-        return field(default_factory=dict, metadata=metadata)
+    if default in (dict, list):
+        return field(default_factory=default, metadata=metadata)
     if default is dataclasses.MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -47,6 +47,7 @@ class DatasetOptions:
     """One data set: how it is loaded, and (all other keys) the data set itself."""
 
     dataset: Component = component("DATASETS", rest=True)
+    degradations: list[Component] = component("DEGRADATIONS", default=list)  # make LQ from GT, one after the other
     name: str = ""  # in logs, results and TensorBoard; empty: the key of this section
     batch_size_per_gpu: int = 1  # samples a process draws for one step; validation always takes 1
     num_worker_per_gpu: int = 2  # loader processes for each training process; 0 loads in the loop itself
@@ -83,6 +84,7 @@ class TrainOptions:
     losses: Mapping[str, Component] = component("LOSSES", default=dict)  # summed; pixel_opt: is losses: {pixel: ...}
     optim_g: Component = component("OPTIMIZERS")  # of network_g
     scheduler: Component | None = component("SCHEDULERS", default=None)  # none: the rate stays
+    batch_augment: list[Component] = component("BATCH_AUGMENTS", default=list)  # on the device, one after the other
     warmup_iter: int = -1  # steps of linear warm-up from 0; -1: none
     ema_decay: float = 0.0  # of the moving average of the weights, for each step; 0: no average
     lr_mul: Mapping[str, float] = field(default_factory=dict)  # {part of a parameter's name: factor on its rate}
@@ -108,7 +110,7 @@ class ValOptions:
     metrics: Mapping[str, MetricOptions] = field(default_factory=dict)  # the first one picks the best checkpoint
     compare_bicubic: bool = False  # measure the bicubically upsampled input beside the network
     chunk: int = 0  # frames of a clip that a network of whole clips gets at a time; 0: all
-    chunk_overlap: int = 10  # frames that neighbouring chunks share
+    chunk_overlap: int = 6  # frames that neighbouring chunks share
     tile: int = 0  # side in LQ pixels of the tiles that a frame is restored in; 0: whole frames
     tile_overlap: int = 16  # LQ pixels that neighbouring tiles share
     self_ensemble: bool = False  # average over the 8 flips and rotations

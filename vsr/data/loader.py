@@ -1,5 +1,6 @@
 """From the ``datasets`` section of an option file to batches."""
 
+import inspect
 import logging
 import multiprocessing
 import os
@@ -30,7 +31,10 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
         ValueError, FileNotFoundError: as the data set's constructor, with the section's name.
     """
     try:
-        dataset = DATASETS.build(options.dataset.as_option(), scale=scale, seed=seed)
+        stages = [stage.as_option() for stage in options.degradations]
+        if stages and "degradations" not in inspect.signature(DATASETS.get(options.dataset.type)).parameters:
+            raise ValueError(f"degradations: expected none, got {len(stages)}: {options.dataset.type} makes no LQ.")
+        dataset = DATASETS.build(options.dataset.as_option(), scale=scale, seed=seed, degradations=stages)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"datasets.{key}: {error}") from error
     except ValueError as error:

@@ -18,6 +18,7 @@ from vsr.data.clips import (
     read_image_list,
     same_names,
 )
+from vsr.data.degradations import build_degradations
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.sample import Sample, naming, stacked
 from vsr.data.storage import existing, open_storage, stem
@@ -46,6 +47,7 @@ class PairedImageDataset(Dataset[Sample]):
         meta_info_file: List of the images to use, lines ``name (h,w,c)``.
         cache_data: Keep the decoded images in memory.
         io_backend: Where the files are: {type: disk}.
+        degradations: Stages that make LQ from GT, in place of the bicubic reduction.
         seed: Of the run.
 
     Raises:
@@ -67,8 +69,14 @@ class PairedImageDataset(Dataset[Sample]):
         meta_info_file: str | None = None,
         cache_data: bool = False,
         io_backend: Mapping[str, Any] | None = None,
+        degradations: Sequence[Mapping[str, Any]] = (),
         seed: int = 0,
     ) -> None:
+        self.degradations, dataroot_lq = build_degradations(
+            degradations, scale=scale, dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq
+        )
+        if self.degradations and self.degradations.neighbours:
+            raise ValueError("degradations: expected stages of single images, got FrameAverage. Use a set of clips.")
         check_roots(dataroot_gt, dataroot_lq, scale)
         self.is_train = gt_size is not None
         if self.is_train and dataroot_gt is None:
@@ -117,10 +125,17 @@ class PairedImageDataset(Dataset[Sample]):
                 rng = np.random.default_rng((self.seed, draw, index))
                 region = draw_region(rng, pair.size, self.crop)
                 flips = draw_flips(rng, use_hflip=self.use_hflip, use_rot=self.use_rot)
-            lq = self.reader.lq(pair, region)
+            if self.degradations is None:
+                lq = self.reader.lq(pair, region)
+                gt = self.reader.gt(pair, region) if self.has_gt else None
+            elif region is not None:
+                made, read_gt = self.degradations.training(self.reader, [[pair]], region, rng)
+                lq, gt = made[0], read_gt(pair)
+            else:
+                lq = self.degradations.testing(self.reader, [[pair]], "", [key])[0]
+                gt = self.degradations.ground_truth(self.reader.gt(pair))
             sample = Sample(lq=stacked([flips.apply(lq) if flips else lq])[0], key=key)
-            if self.has_gt:
-                gt = self.reader.gt(pair, region)
+            if gt is not None:
                 sample["gt"] = stacked([flips.apply(gt) if flips else gt])[0]
         return sample
 

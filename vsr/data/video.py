@@ -1,6 +1,6 @@
 """Data sets of clips: folders of frames or video files, any number, any length, any names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,8 @@ from torch.utils.data import Dataset
 
 from vsr.data.augment import Planes, draw_flips, draw_region
 from vsr.data.clips import ClipPair, ClipSet, check_crop, check_seed
+from vsr.data.degradations import Degradations, build_degradations, neighbours_of
+from vsr.data.pairs import Pair
 from vsr.data.sample import Sample, naming, stacked
 from vsr.registry import DATASETS
 from vsr.utils.windows import generate_frame_indices, shortest_clip
@@ -39,7 +41,8 @@ class _TrainClips(Dataset[Sample]):
         frames: [first, last] of the frames to use of each clip, counted from 0, last included;
             -1 is a clip's last.
         cache_data: Keep the decoded frames in memory.
-        io_backend: Where the files are: {type: disk}.
+        io_backend: Where the frames are: {type: disk} in files, {type: lmdb} in LMDBs, which the roots then are.
+        degradations: Stages that make LQ from GT, in place of the bicubic reduction.
         seed: Of the run.
 
     Raises:
@@ -70,6 +73,7 @@ class _TrainClips(Dataset[Sample]):
         frames: list[int] | None = None,
         cache_data: bool = False,
         io_backend: Mapping[str, Any] | None = None,
+        degradations: Sequence[Mapping[str, Any]] = (),
         seed: int = 0,
     ) -> None:
         if self.window:
@@ -85,6 +89,9 @@ class _TrainClips(Dataset[Sample]):
         self.interval_list, self.random_reverse = list(interval_list), random_reverse
         self.use_hflip, self.use_rot = use_hflip, use_rot
         self.sample_bytes = 3 * (num_frame * self.crop**2 + (1 if self.window else num_frame) * gt_size**2)
+        self.degradations, dataroot_lq = build_degradations(
+            degradations, scale=scale, dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq
+        )
         self.clips = ClipSet(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
@@ -123,11 +130,14 @@ class _TrainClips(Dataset[Sample]):
         lq: list[Planes] = []
         gt: list[Planes] = []
         with naming(key):
-            for frame in positions:
+            if self.degradations:
+                made_of = _made_of(self.degradations, clip, positions)
+                made, read_gt = self.degradations.training(reader, made_of, region, rng)
+            for i, frame in enumerate(positions):
                 pair = clip.pair(frame)
-                lq.append(flips.apply(reader.lq(pair, region)))
+                lq.append(flips.apply(made[i] if self.degradations else reader.lq(pair, region)))
                 if frame == position or not self.window:
-                    gt.append(flips.apply(reader.gt(pair, region)))
+                    gt.append(flips.apply(read_gt(pair) if self.degradations else reader.gt(pair, region)))
         target = stacked(gt)
         return Sample(lq=stacked(lq), gt=target[0] if self.window else target, key=key)
 
@@ -165,8 +175,8 @@ class _TestClips(Dataset[Sample]):
 
     is_train = False
 
-    def __init__(self, clips: ClipSet, *, cache_data: bool) -> None:
-        self.clips = clips
+    def __init__(self, clips: ClipSet, degradations: Degradations | None, *, cache_data: bool) -> None:
+        self.clips, self.degradations = clips, degradations
         self.has_gt = clips.clips[0].gt is not None
         self._frame_bytes = max(3 * clip.size[0] * clip.size[1] for clip in clips.clips)  # of LQ
         if cache_data:
@@ -180,6 +190,16 @@ class _TestClips(Dataset[Sample]):
     def gt_files(self) -> list[str]:
         """The file of every frame: GT's, or LQ's where there is no GT."""
         return self.clips.files()
+
+    def _lq(self, clip: ClipPair, positions: Sequence[int]) -> list[Planes]:
+        if self.degradations is None:
+            return [self.clips.reader.lq(clip.pair(i)) for i in positions]
+        made_of, keys = _made_of(self.degradations, clip, positions), [clip.key(i) for i in positions]
+        return self.degradations.testing(self.clips.reader, made_of, clip.name, keys)
+
+    def _gt(self, pair: Pair) -> Planes:
+        gt = self.clips.reader.gt(pair)
+        return self.degradations.ground_truth(gt) if self.degradations else gt
 
 
 @DATASETS.register
@@ -213,16 +233,20 @@ class VideoTestDataset(_TestClips):
         frames: list[int] | None = None,
         cache_data: bool = False,
         io_backend: Mapping[str, Any] | None = None,
+        degradations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         _check_window(num_frame)
         needed = shortest_clip(num_frame, padding)
+        made, dataroot_lq = build_degradations(
+            degradations, scale=scale, dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, keep=num_frame + 1
+        )
         found = ClipSet(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
             frames=frames, io_backend=io_backend, exact=False, keep=num_frame + 1,
         )  # fmt: skip
         found.require(needed, f"num_frame {num_frame} with padding {padding}")
-        super().__init__(found, cache_data=cache_data)
+        super().__init__(found, made, cache_data=cache_data)
         self.num_frame, self.padding = num_frame, padding
         self.sample_bytes = self._frame_bytes * (num_frame + self.has_gt * scale**2)
 
@@ -237,11 +261,11 @@ class VideoTestDataset(_TestClips):
     def __getitem__(self, index: int) -> Sample:
         clip, position = self.clips.locate(index)
         window = generate_frame_indices(position, len(clip), self.num_frame, self.padding)
-        key, reader = clip.key(position), self.clips.reader
+        key = clip.key(position)
         with naming(key):
-            sample = Sample(lq=stacked([reader.lq(clip.pair(i)) for i in window]), key=key)
+            sample = Sample(lq=stacked(self._lq(clip, window)), key=key)
             if self.has_gt:
-                sample["gt"] = stacked([reader.gt(clip.pair(position))])[0]
+                sample["gt"] = stacked([self._gt(clip.pair(position))])[0]
         return sample
 
 
@@ -270,9 +294,13 @@ class VideoRecurrentTestDataset(_TestClips):
         frames: list[int] | None = None,
         cache_data: bool = False,
         io_backend: Mapping[str, Any] | None = None,
+        degradations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         if num_frame != -1 and num_frame < 1:
             raise ValueError(f"num_frame: expected 1 or more, or -1 for all, got {num_frame}.")
+        made, dataroot_lq = build_degradations(
+            degradations, scale=scale, dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq
+        )
         found = ClipSet(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
@@ -281,7 +309,7 @@ class VideoRecurrentTestDataset(_TestClips):
         found.require(num_frame, f"num_frame {num_frame}")
         if num_frame > 0:
             found.shorten(num_frame)
-        super().__init__(found, cache_data=cache_data)
+        super().__init__(found, made, cache_data=cache_data)
         longest = max(found.lengths)
         self.sample_bytes = self._frame_bytes * longest * (1 + self.has_gt * scale**2)
 
@@ -295,18 +323,24 @@ class VideoRecurrentTestDataset(_TestClips):
 
     def __getitem__(self, index: int) -> Sample:
         clip: ClipPair = self.clips.clips[index]
-        reader, pairs = self.clips.reader, [clip.pair(i) for i in range(len(clip))]
         with naming(clip.name):
-            lq: list[Planes] = []
+            lq: list[Planes] = self._lq(clip, range(len(clip))) if self.degradations else []
             gt: list[Planes] = []
-            for pair in pairs:  # frame by frame: LQ may be made from the GT frame just read
-                lq.append(reader.lq(pair))
+            for i in range(len(clip)):  # frame by frame: LQ may be made from the GT frame just read
+                if not self.degradations:
+                    lq += self._lq(clip, [i])
                 if self.has_gt:
-                    gt.append(reader.gt(pair))
+                    gt.append(self._gt(clip.pair(i)))
             sample = Sample(lq=stacked(lq), key=clip.name, frames=[clip.frame(i) for i in range(len(clip))])
             if gt:
                 sample["gt"] = stacked(gt)
         return sample
+
+
+def _made_of(degradations: Degradations, clip: ClipPair, positions: Sequence[int]) -> list[list[Pair]]:
+    """Return for each position the frames that its LQ is made of."""
+    count = degradations.neighbours
+    return [[clip.pair(i) for i in neighbours_of(position, len(clip), count)] for position in positions]
 
 
 def _check_window(num_frame: int) -> None:

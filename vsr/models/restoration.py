@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vsr.config import Options
+from vsr.data.batch_augment import augment_batch, build_batch_augments
 from vsr.inference import infer
 from vsr.models.offset_watch import OffsetWatch
 from vsr.models.weights import build_network, fill, read_weights
@@ -70,6 +71,11 @@ class RestorationModel:
         options = self.options.train
         assert options is not None, "train.py checks that the option file has a train section"
         self.criteria = {name: LOSSES.build(loss.as_option()).to(self.device) for name, loss in options.losses.items()}
+        train_set = self.options.datasets.get("train")
+        self.batch_augments = build_batch_augments(
+            [augment.as_option() for augment in options.batch_augment],
+            batch_size=train_set.batch_size_per_gpu if train_set else None,
+        )
         self.optimizer = build_optimizer(
             options.optim_g.as_option(), self.network_g.named_parameters(), lr_mul=options.lr_mul
         )
@@ -132,7 +138,8 @@ class RestorationModel:
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with contextlib.nullcontext() if i == len(batches) - 1 else self._no_sync():
-                prepared = self.prepare(batch)
+                seeds = (self.options.manual_seed, step, dist.rank(), i)
+                prepared = augment_batch(self.batch_augments, self.prepare(batch), seeds)
                 terms = self.losses(self.forward(prepared), prepared, step)
                 terms["total"] = torch.stack(tuple(terms.values())).sum()
                 (terms["total"] / len(batches)).backward()
