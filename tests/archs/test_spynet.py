@@ -80,7 +80,7 @@ def test_a_flow_is_x_then_y_in_pixels_of_the_image_as_it_was() -> None:
 def test_flows_along_a_clip_are_those_of_its_pairs(
     network: SpyNet, frames: int, pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spynet, "PAIR_PIXELS", pixels)
+    monkeypatch.setitem(spynet.PAIR_PIXELS, "cpu", pixels)
     clip = torch.rand(2, frames, 3, 20, 40)
     with torch.no_grad():
         forward, backward = network.along(clip)

@@ -91,7 +91,7 @@ def restore(
     *,
     padding: str = "reflection_circle",
     chunk: int = 0,
-    chunk_overlap: int = 10,
+    chunk_overlap: int = 6,
     tile: int = 0,
     tile_overlap: int = 16,
     self_ensemble: bool = False,
