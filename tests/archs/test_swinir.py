@@ -1,5 +1,6 @@
 """SwinIR: official numbers and keys, any size, its masks and its training, and what it refuses."""
 
+import copy
 import zlib
 from typing import Any
 
@@ -128,6 +129,16 @@ def test_use_checkpoint_keeps_less_and_gives_the_same() -> None:
     assert kept[1][1] < 0.7 * kept[0][1]
 
 
+def test_a_copy_of_a_network_that_recomputes_is_a_network_of_its_own() -> None:
+    network = SwinIR(**SMALL, use_checkpoint=True)
+    copied = copy.deepcopy(network)  # as the moving average of the weights is made
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    copied(torch.rand(1, 3, 8, 8)).square().sum().backward()
+    assert all(p.grad is not None for p in copied.parameters())
+    assert all(p.grad is None for p in network.parameters())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -138,6 +149,11 @@ def test_use_checkpoint_keeps_less_and_gives_the_same() -> None:
         ({"upsampler": "nearest+conv", "upscale": 3}, r"upscale: expected 2 or 4 with upsampler nearest\+conv, got 3"),
         ({"upscale": 5}, "upscale: expected 3 or a power of 2, got 5"),
         ({"resi_connection": "2conv"}, "resi_connection: expected '1conv' or '3conv', got '2conv'"),
+        ({"img_size": [8, 8, 8]}, r"img_size: expected a number, or height and width, got \[8, 8, 8\]"),
+        ({"img_size": [8, 0]}, "img_size: expected a number from 1 up, got 0"),
+        ({"mlp_ratio": 0.1}, r"mlp_ratio: expected 1 / embed_dim \(1 / 8\) or more, got 0\.1"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate: expected a number from 0 to less than 1, got 1\.0"),
+        ({"attn_drop_rate": -0.1}, r"attn_drop_rate: expected a number from 0 to less than 1, got -0\.1"),
         ({"window_size": 0}, "window_size: expected a number from 1 up, got 0"),
         ({"img_range": 0.0}, "img_range: expected a number greater than 0, got 0"),
     ],

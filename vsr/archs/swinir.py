@@ -287,8 +287,13 @@ class SwinIR(nn.Module):
         check_positive(in_chans=in_chans, embed_dim=embed_dim, window_size=window_size, upscale=upscale)
         check_range(img_range)
         _check(embed_dim, depths, num_heads, upscale, upsampler, resi_connection)
-        sides = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[-1])
+        if not isinstance(img_size, int) and len(img_size) != 2:
+            raise ValueError(f"img_size: expected a number, or height and width, got {list(img_size)}.")
+        sides = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
         check_positive(img_size=min(sides))
+        _check_shares(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        if int(embed_dim * mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio: expected 1 / embed_dim (1 / {embed_dim}) or more, got {mlp_ratio}.")
         self.in_chans, self.img_range, self.upsampler = in_chans, img_range, upsampler
         self.scale = upscale if upsampler else 1
         self.window_size = min(window_size, *sides)  # an image within one window needs no shift
@@ -424,3 +429,10 @@ def _check(
         raise ValueError(f"resi_connection: expected '1conv' or '3conv', got {resi_connection!r}.")
     if resi_connection == "3conv" and embed_dim < 4:
         raise ValueError(f"embed_dim: expected 4 or more with resi_connection 3conv, got {embed_dim}.")
+
+
+def _check_shares(**shares: float) -> None:
+    """Raise ValueError naming the first of the arguments that is no share of what training may leave out."""
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name}: expected a number from 0 to less than 1, got {share}.")
