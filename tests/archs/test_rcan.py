@@ -46,3 +46,17 @@ def test_channels_are_honoured() -> None:
 def test_arguments_that_make_no_network_are_named(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RCAN(**arguments)
+
+
+def test_local_pooling_frees_a_pixel_from_what_is_far_away() -> None:
+    small = {"num_feat": 8, "num_group": 1, "num_block": 1, "squeeze_factor": 2, "upscale": 2}
+    torch.manual_seed(0)
+    plain, local = RCAN(**small), RCAN(**small, local={"train_size": [8, 8]})
+    local.load_state_dict(plain.state_dict(), strict=True)
+    x = torch.rand(1, 3, 40, 40)
+    other = x.clone()
+    other[..., 30:] = 0
+    with torch.no_grad():
+        seen, moved = ((network(x) - network(other))[..., :20].abs().max().item() for network in (local, plain))
+        torch.testing.assert_close(local(x[..., :12, :12]), plain(x[..., :12, :12]))  # the window covers it all
+    assert seen < 1e-6 < moved

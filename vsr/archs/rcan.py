@@ -1,12 +1,14 @@
 """RCAN: very deep residual channel attention networks (Zhang et al., ECCV 2018, arXiv:1807.02758)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vsr.archs.blocks import Upsample, channel_mean, check_channels, check_images, check_positive
 from vsr.archs.edsr import check_range
+from vsr.archs.local import localized
 from vsr.registry import NETWORKS
 
 
@@ -66,7 +68,8 @@ class ResidualGroup(nn.Module):
 class RCAN(nn.Module):
     """Enlarges an image: residual groups of blocks with channel attention, then sub-pixel convolutions.
 
-    The attention is global: what tiles give differs a little from what the whole image gives.
+    The attention is global: what tiles give differs a little from what the whole image gives, and whole images differ
+    from the crops that the network was trained on; ``local`` removes both.
 
     Args:
         num_in_ch, num_out_ch: Channels of the input and of the output.
@@ -78,6 +81,8 @@ class RCAN(nn.Module):
         res_scale: Factor of what each block adds.
         img_range: The network calculates with pixels in [0, img_range]; its input and output are in [0, 1].
         rgb_mean: Mean colour in [0, 1], which the network does not see: a value for each channel, or one for all.
+        local: Pool locally at test time: {train_size: [h, w] of the training crops, ratio: 1.5,
+            fast_imp: false}, see ``vsr.archs.local``.
     """
 
     kind = "restoration"
@@ -101,6 +106,7 @@ class RCAN(nn.Module):
         res_scale: float = 1.0,
         img_range: float = 255.0,
         rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
+        local: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_channels(num_in_ch, num_out_ch)
@@ -116,6 +122,7 @@ class RCAN(nn.Module):
         self.conv_after_body = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.upsample = Upsample(upscale, num_feat)
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
+        localized(self, local, num_in_ch)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (b, num_in_ch, h, w), RGB in [0, 1], to (b, num_out_ch, s*h, s*w)."""
