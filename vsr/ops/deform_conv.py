@@ -5,7 +5,9 @@ groups, k = kh * kw kernel taps in row-major order.
 
 ``definition`` and ``definition_backward`` are the definition, and run on any device. A compiled library
 registers faster kernels under the names of the two ops, which the dispatcher then prefers; the
-ops' Python bodies only load it. No call site asks which one runs.
+ops' Python bodies only load it. No call site asks which one runs. Two environment variables concern
+the kernels: ``VSR_CPU_ISA=portable|avx2|avx512`` forces an instruction set, and ``VSR_CUDA_TF32=1`` lets
+a GPU multiply float32 as TensorFloat-32.
 """
 
 import math
