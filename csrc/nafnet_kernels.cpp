@@ -231,7 +231,7 @@ void widen(const Mix& mix, const float* x, int64_t first, int64_t n, float* stri
   }
 }
 
-// One row of one channel of gate(depthwise(.)): the rows above, at and below it, of the channel and of its partner.
+// The depthwise convolution at one pixel of a row, from the rows above, at and below it.
 VSR_INLINE float tap(const float* const (&rows)[3], const float* kernel, float offset, int64_t at, int64_t width) {
   float sum = offset;
   for (int i = 0; i < 3; ++i) {
@@ -252,16 +252,64 @@ VSR_INLINE Vector taps(const float* const (&rows)[3], const float* kernel, float
   return sum;
 }
 
+template <int...>
+struct Lanes {};
+template <int N, int... I>
+struct AllLanes : AllLanes<N - 1, N - 1, I...> {};
+template <int... I>
+struct AllLanes<0, I...> {
+  using type = Lanes<I...>;
+};
+
+// kLanes lanes of (a, b), from the lane `kFirst` on.
+template <int kFirst, int... I>
+VSR_INLINE Vector lanes_from(Vector a, Vector b, Lanes<I...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, (kFirst + I)...);
+#else
+  return Vector{(kFirst + I < kLanes ? a[(kFirst + I) % kLanes] : b[(kFirst + I) % kLanes])...};
+#endif
+}
+
+// The same for the first and the last vector of a row, with zeros beyond its ends.
+VSR_INLINE Vector edge_taps(const float* const (&rows)[3], const float* kernel, float offset, int64_t at, int64_t width) {
+  using Every = AllLanes<kLanes>::type;
+  Vector sum = all(offset);
+  for (int i = 0; i < 3; ++i) {
+    const Vector centre = load(rows[i] + at);
+    const Vector left = at > 0 ? load(rows[i] + at - 1) : lanes_from<kLanes - 1>(Vector{}, centre, Every{});
+    const Vector right = at + kLanes < width ? load(rows[i] + at + 1) : lanes_from<1>(centre, Vector{}, Every{});
+    sum += kernel[3 * i] * left + kernel[3 * i + 1] * centre + kernel[3 * i + 2] * right;
+  }
+  return sum;
+}
+
+// Calls vector(at, inner) and, in rows that are too short for that, single(at), so that each pixel is met at least once;
+// inner: none of the vector's neighbours lies beyond the row.
+template <typename OfVector, typename OfSingle>
+VSR_INLINE void along_row(int64_t width, const OfVector& vector, const OfSingle& single) {
+  if (width < kLanes) {
+    for (int64_t at = 0; at < width; ++at) single(at);
+    return;
+  }
+  vector(0, false);
+  int64_t at = kLanes;
+  for (; at + kLanes < width; at += kLanes) vector(at, true);
+  if (at < width) vector(width - kLanes, false);
+}
+
 void gate_row(int64_t width, const float* const (&one)[3], const float* const (&other)[3], const float* kernel_one,
               const float* kernel_other, float offset_one, float offset_other, float* out) {
-  int64_t at = 0;
-  const auto single = [&](int64_t i) {
-    out[i] = tap(one, kernel_one, offset_one, i, width) * tap(other, kernel_other, offset_other, i, width);
-  };
-  single(at++);
-  for (; at + kLanes < width; at += kLanes)
-    store(out + at, taps(one, kernel_one, offset_one, at) * taps(other, kernel_other, offset_other, at));
-  for (; at < width; ++at) single(at);
+  along_row(
+      width,
+      [&](int64_t at, bool inner) VSR_LAMBDA {
+        store(out + at, inner ? taps(one, kernel_one, offset_one, at) * taps(other, kernel_other, offset_other, at)
+                              : edge_taps(one, kernel_one, offset_one, at, width) *
+                                    edge_taps(other, kernel_other, offset_other, at, width));
+      },
+      [&](int64_t at) VSR_LAMBDA {
+        out[at] = tap(one, kernel_one, offset_one, at, width) * tap(other, kernel_other, offset_other, at, width);
+      });
 }
 
 void mix(const Mix& mix, const float* x, float* out, float* between, int64_t first, int64_t last, float* scratch) {
@@ -499,18 +547,20 @@ void mix_backward(const Mix& mix, int64_t channel, const float* grad, const floa
     const float* g = grad + channel * plane_size + y * width;
     float *to_one = one + (y + 1) * step + 1, *to_other = other + (y + 1) * step + 1;
     const float *kernel_one = mix.kernel + 9 * pair[0], *kernel_other = mix.kernel + 9 * pair[1];
-    const auto single = [&](int64_t at) {
-      to_one[at] = g[at] * tap(rows[1], kernel_other, mix.offset[pair[1]], at, width);
-      to_other[at] = g[at] * tap(rows[0], kernel_one, mix.offset[pair[0]], at, width);
-    };
-    int64_t at = 0;
-    single(at++);
-    for (; at + kLanes < width; at += kLanes) {
-      const Vector grads = load(g + at);
-      store(to_one + at, grads * taps(rows[1], kernel_other, mix.offset[pair[1]], at));
-      store(to_other + at, grads * taps(rows[0], kernel_one, mix.offset[pair[0]], at));
-    }
-    for (; at < width; ++at) single(at);
+    const float offset_one = mix.offset[pair[0]], offset_other = mix.offset[pair[1]];
+    along_row(
+        width,
+        [&](int64_t at, bool inner) VSR_LAMBDA {
+          const Vector grads = load(g + at);
+          store(to_one + at, grads * (inner ? taps(rows[1], kernel_other, offset_other, at)
+                                            : edge_taps(rows[1], kernel_other, offset_other, at, width)));
+          store(to_other + at, grads * (inner ? taps(rows[0], kernel_one, offset_one, at)
+                                              : edge_taps(rows[0], kernel_one, offset_one, at, width)));
+        },
+        [&](int64_t at) VSR_LAMBDA {
+          to_one[at] = g[at] * tap(rows[1], kernel_other, offset_other, at, width);
+          to_other[at] = g[at] * tap(rows[0], kernel_one, offset_one, at, width);
+        });
   }
   for (int k = 0; k < 2; ++k) {
     const int64_t n = pair[k];

@@ -238,6 +238,11 @@ def _through(weight: Tensor, grad: Tensor) -> Tensor:
     return torch.bmm(weight.t().expand(len(grad), -1, -1), grad.flatten(2)).view(len(grad), -1, *grad.shape[2:])
 
 
+def _total(samples: Tensor) -> Tensor:
+    """Add up (b, ...) over samples; of one there is nothing to copy."""
+    return samples[0] if len(samples) == 1 else samples.sum(0)
+
+
 def _outer(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient (b, o, i) of a 1x1 convolution's weights, sample by sample."""
     return torch.bmm(grad.flatten(2), x.flatten(2).mT)
@@ -257,7 +262,7 @@ def _mix_gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Ten
     grad_between, grad_kernel, grad_offset, grad_bias = mix_backward_op(grad, between, kernel, offset)
     grad_normal = _through(weight.flatten(1), grad_between)
     grad_x, normal, norms = norm_backward_op(grad_normal, x, norm_weight, norm_bias, ctx.eps, None)
-    grad_weight = _outer(grad_between, normal).sum(0).view(weight.shape)
+    grad_weight = _total(_outer(grad_between, normal)).view(weight.shape)
     return grad_x, norms[0], norms[1], None, grad_weight, grad_bias, grad_kernel, grad_offset, None
 
 
@@ -281,18 +286,18 @@ def _feed_gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[T
     # The second half. A residual's factor is taken into the weights: no pass over the image for it.
     last_matrix, gammas = last.flatten(1), gamma.view(-1, 1)
     product, grad_between, grad_wide_bias = gate_backward_op(_through(gammas * last_matrix, grad), between)
-    outer, grads = _outer(grad, product).sum(0), grad.sum((0, 2, 3))
+    outer, grads = _total(_outer(grad, product)), grad.sum((0, 2, 3))
     grad_last, grad_last_bias = (gammas * outer).view(last.shape), gamma.flatten() * grads
     grad_gamma = ((outer * last_matrix).sum(1) + last_bias * grads).view(gamma.shape)
     grad_total, normal, norms = norm_backward_op(
         _through(wide.flatten(1), grad_between), total, norm_weight, norm_bias, ctx.eps, grad
     )
-    grad_wide = _outer(grad_between, normal).sum(0).view(wide.shape)
+    grad_wide = _total(_outer(grad_between, normal)).view(wide.shape)
     # The first: a convolution of mixed * scale.
     narrow_matrix, betas = narrow.flatten(1), beta.view(-1, 1)
     grad_scaled = _through(betas * narrow_matrix, grad_total)
     outers, grads = _outer(grad_total, mixed), grad_total.sum((0, 2, 3))
-    outer = (outers if scale is None else outers * scale.view(len(mixed), 1, -1)).sum(0)
+    outer = _total(outers if scale is None else outers * scale.view(len(mixed), 1, -1))
     grad_narrow, grad_narrow_bias = (betas * outer).view(narrow.shape), beta.flatten() * grads
     grad_beta = ((outer * narrow_matrix).sum(1) + narrow_bias * grads).view(beta.shape)
     grad_scale = None
