@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from vsr.data.lmdb_storage import LmdbStorage
 from vsr.data.storage import DiskStorage, open_storage
 
 
@@ -104,10 +105,11 @@ def test_images_are_found_at_any_depth_in_natural_order(write_clip: Any, storage
     assert storage.images(str(root), "dataroot_gt") == ["img9.png", "img10.png", "more/deep/a.png"]
 
 
-def test_a_backend_is_disk() -> None:
+def test_a_backend_is_disk_or_lmdb() -> None:
     assert isinstance(open_storage(None), DiskStorage)
     assert isinstance(open_storage({"type": "disk"}), DiskStorage)
-    with pytest.raises(ValueError, match=r"io_backend.type: expected disk, got 'lmdb'"):
-        open_storage({"type": "lmdb"})
+    assert isinstance(open_storage({"type": "lmdb"}), LmdbStorage)
+    with pytest.raises(ValueError, match=r"io_backend.type: expected disk or lmdb, got 'lmbd'\. Did you mean 'lmdb'"):
+        open_storage({"type": "lmbd"})
     with pytest.raises(ValueError, match="io_backend: expected no key but type, got db_paths"):
         open_storage({"type": "disk", "db_paths": ["x"]})

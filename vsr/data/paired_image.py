@@ -46,7 +46,7 @@ class PairedImageDataset(Dataset[Sample]):
         filename_tmpl: Name of an LQ image, without suffix, for the name {} of its GT image.
         meta_info_file: List of the images to use, lines ``name (h,w,c)``.
         cache_data: Keep the decoded images in memory.
-        io_backend: Where the files are: {type: disk}.
+        io_backend: Where the images are: {type: disk} in files, {type: lmdb} in LMDBs, which the roots then are.
         degradations: Stages that make LQ from GT, in place of the bicubic reduction.
         seed: Of the run.
 
@@ -160,7 +160,8 @@ class PairedImageDataset(Dataset[Sample]):
                 raise ValueError(f"{root}: expected one image for each name, got {twice}. Remove the one or the other.")
         chosen = gt or lq
         if meta_info_file is not None:
-            chosen = pick(read_image_list(meta_info_file), dict.fromkeys(chosen), f"meta_info_file {meta_info_file}")
+            listed = [storage.listed(name) for name in read_image_list(meta_info_file)]
+            chosen = pick(listed, dict.fromkeys(chosen), f"meta_info_file {meta_info_file}")
         if not gt:
             return [("", name) for name in chosen]
         if not lq:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vsr.data.augment import Planes, Region
-from vsr.data.storage import DiskStorage
+from vsr.data.storage import Storage
 from vsr.utils import dist
 from vsr.utils.images import Frame
 from vsr.utils.resize import imresize, output_length, taps
@@ -53,7 +53,7 @@ class PairReader:
     """
 
     def __init__(
-        self, *, storage: DiskStorage, scale: int, gt_downscale: int = 1, exact: bool = True, keep: int = 1
+        self, *, storage: Storage, scale: int, gt_downscale: int = 1, exact: bool = True, keep: int = 1
     ) -> None:
         for name, value in (("scale", scale), ("gt_downscale", gt_downscale)):
             if value < 1:
@@ -62,6 +62,7 @@ class PairReader:
         self.exact = exact
         self._cached: dict[tuple[str, str], Planes] = {}
         self._recent: dict[str, OrderedDict[str, Planes]] = {kind: OrderedDict() for kind in ("raw", "gt", "lq")}
+        self._part: tuple[str, Region, Planes] | None = None  # of the GT file read last
         self._keep = {"raw": 1, "gt": max(1, keep), "lq": max(1, keep)}
 
     def pair(self, gt: str | None, lq: str | None) -> Pair:
@@ -94,6 +95,9 @@ class PairReader:
         if cached is not None:
             return (region or whole).of(cached)
         if pair.lq is not None:
+            if region is not None and self.storage.crops(path):
+                self._check_lq(pair, self.storage.size(path))
+                return _planes(self.storage.read(path, region))
             return (region or whole).of(self._remembered("lq", path, lambda: self._read_lq(pair)))
         if region is None:
             return self._remembered("lq", path, lambda: self._shrunk(self.gt(pair), whole))
@@ -106,9 +110,7 @@ class PairReader:
         cached = self._cached.get(("gt", pair.gt))
         if cached is not None:
             return part.of(cached)
-        if region is None or self.gt_downscale == 1:
-            return part.of(self._remembered("gt", pair.gt, lambda: self._reduce(self._remembered_raw(pair))))
-        return _planes(imresize(self._remembered_raw(pair), 1 / self.gt_downscale, region=part))
+        return self._gt_whole(pair, part) if region is None else self._gt_part(pair, part)
 
     def preload(self, pairs: Iterable[tuple[Pair, bool]], *, where: str) -> None:
         """Keep whole frames in memory; processes forked afterwards share them.
@@ -133,29 +135,25 @@ class PairReader:
             pair, with_gt = item
             whole = Region(0, 0, *pair.size)
             if pair.gt is not None and (with_gt or pair.lq is None):
-                gt = np.ascontiguousarray(whole.scaled(self.scale).of(self._reduce(self._read_raw(pair))))
+                gt = _copied(whole.scaled(self.scale).of(self._reduce(self._read_raw(pair))))
                 if with_gt:
                     self._cached["gt", pair.gt] = gt
                 if pair.lq is None:
-                    self._cached["lq", pair.gt] = np.ascontiguousarray(self._shrunk(gt, whole))
+                    self._cached["lq", pair.gt] = _copied(self._shrunk(gt, whole))
             if pair.lq is not None:
-                self._cached["lq", pair.lq] = np.ascontiguousarray(self._read_lq(pair))
+                self._cached["lq", pair.lq] = _copied(self._read_lq(pair))
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for _ in pool.map(load, wanted):
                 pass
         log.info("%s: %d frames kept in memory, %.0f MB", where, len(wanted), 3 * area / 1e6)
 
-    # --- whole frames --------------------------------------------------------------------------
+    # --- frames and parts of them --------------------------------------------------------------
 
     def _read_lq(self, pair: Pair) -> Planes:
         assert pair.lq is not None
         frame = self.storage.read(pair.lq)
-        if frame.shape[:2] != pair.size:
-            raise ValueError(
-                f"{pair.lq}: expected {_by(pair.size)} like the first frame of its clip, got {_by(frame.shape[:2])}. "
-                "The frames of a clip must have one size."
-            )
+        self._check_lq(pair, frame.shape[:2])
         return _planes(frame)
 
     def _read_raw(self, pair: Pair) -> Frame:
@@ -173,21 +171,55 @@ class PairReader:
         """Return the GT frame that a file's pixels stand for, not yet cropped to scale x LQ."""
         return _planes(raw if self.gt_downscale == 1 else imresize(raw, 1 / self.gt_downscale))
 
+    def _gt_whole(self, pair: Pair, part: Region) -> Planes:
+        """Return a part, in GT pixels, of the GT frame, which is read as a whole and remembered."""
+        assert pair.gt is not None
+        return part.of(self._remembered("gt", pair.gt, lambda: self._reduce(self._remembered_raw(pair))))
+
+    def _gt_part(self, pair: Pair, part: Region) -> Planes:
+        """Return a part, in GT pixels, of the GT frame, without the rest of it where that is cheaper."""
+        assert pair.gt is not None
+        if self.gt_downscale > 1:
+            return _planes(imresize(self._raw_around(pair, part), 1 / self.gt_downscale, region=part))
+        if not self.storage.crops(pair.gt):
+            return self._gt_whole(pair, part)
+        return self._gt_read(pair, part)
+
+    def _gt_read(self, pair: Pair, part: Region) -> Planes:
+        """Read a part of the GT file's pixels, or find it in the part that was read last: LQ is made of more."""
+        assert pair.gt is not None
+        if self._part is not None and self._part[0] == pair.gt:
+            _, known, pixels = self._part
+            top, left = part.top - known.top, part.left - known.left
+            if min(top, left, known.height - top - part.height, known.width - left - part.width) >= 0:
+                return Region(top, left, part.height, part.width).of(pixels)
+        self._check_gt(pair, self._reduced(self.storage.size(pair.gt)))
+        pixels = _planes(self.storage.read(pair.gt, part))
+        self._part = (pair.gt, part, pixels)
+        return pixels
+
     def _gt_around(self, pair: Pair, region: Region) -> Planes:
         """Return the GT frame (3, s*h, s*w), right at least where the LQ pixels of ``region`` come from."""
-        if self.gt_downscale == 1:
+        assert pair.gt is not None
+        if self.gt_downscale == 1 and not self.storage.crops(pair.gt):
             return self.gt(pair)
-        sides = [self.scale * side for side in pair.size]
-        sources = []
-        for side, first, length in zip(sides, region[:2], region[2:], strict=True):
-            positions = taps(side, 1 / self.scale, True)[0][first : first + length]
-            sources.append((int(positions.min()), int(positions.max()) + 1))
-        (top, bottom), (left, right) = sources
-        part = Region(top, left, bottom - top, right - left)
+        height, width = (self.scale * side for side in pair.size)
+        part = _source((height, width), self.scale, region)
         # The whole frame's shape keeps the weights of the whole frame; the rest of it is not looked at.
-        frame = np.zeros((*sides, 3), np.uint8)
-        frame[top:bottom, left:right] = imresize(self._remembered_raw(pair), 1 / self.gt_downscale, region=part)
-        return _planes(frame)
+        frame = np.zeros((3, height, width), np.uint8)
+        part.of(frame)[...] = self._gt_part(pair, part)
+        return frame
+
+    def _raw_around(self, pair: Pair, region: Region) -> Frame:
+        """Return the GT file's pixels (h, w, 3), right at least where ``region`` of their reduction comes from."""
+        assert pair.gt is not None
+        if not self.storage.crops(pair.gt):
+            return self._remembered_raw(pair)
+        size = self.storage.size(pair.gt)
+        part = _source(size, self.gt_downscale, region)
+        frame = np.zeros((3, *size), np.uint8)
+        part.of(frame)[...] = self._gt_read(pair, part)
+        return frame.transpose(1, 2, 0)
 
     def _shrunk(self, gt: Planes, region: Region) -> Planes:
         """Return a part of the LQ frame that a GT frame (3, s*h, s*w) makes."""
@@ -210,6 +242,13 @@ class PairReader:
         height, width = (output_length(side, 1 / self.gt_downscale) for side in size)
         return height, width
 
+    def _check_lq(self, pair: Pair, size: tuple[int, ...]) -> None:
+        if size != pair.size:
+            raise ValueError(
+                f"{pair.lq}: expected {_by(pair.size)} like the first frame of its clip, got {_by(size)}. "
+                "The frames of a clip must have one size."
+            )
+
     def _check_gt(self, pair: Pair, size: tuple[int, int]) -> None:
         """Compare the size of a GT frame, after its reduction, with what the pair's LQ size asks for."""
         over = [side - self.scale * lq for side, lq in zip(size, pair.size, strict=True)]
@@ -229,6 +268,21 @@ class PairReader:
 def _planes(frame: Frame) -> Planes:
     """View (h, w, 3) as (3, h, w)."""
     return frame.transpose(2, 0, 1)
+
+
+def _copied(planes: Planes) -> Planes:
+    """Copy, even what is contiguous: a view of a file is not in memory yet."""
+    return np.array(planes, order="C")
+
+
+def _source(size: tuple[int, int], factor: int, region: Region) -> Region:
+    """Return the part of an image that the pixels in ``region`` of its reduction by ``factor`` come from."""
+    bounds = []
+    for side, first, length in zip(size, region[:2], region[2:], strict=True):
+        positions = taps(side, 1 / factor, True)[0][first : first + length]
+        bounds.append((int(positions.min()), int(positions.max()) + 1))
+    (top, bottom), (left, right) = bounds
+    return Region(top, left, bottom - top, right - left)
 
 
 def _by(size: tuple[int, ...]) -> str:

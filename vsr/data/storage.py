@@ -1,12 +1,13 @@
-"""Where images lie: finding clips and images below a root, and reading them."""
+"""Where images lie: finding clips and images below a root, and reading them, whole or in part."""
 
 import difflib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from vsr.data.augment import Region
 from vsr.registry import suggest
 from vsr.utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, image_size, natural_key, read_image
 
@@ -35,30 +36,56 @@ class Clip:
         return os.path.join(self.folder, self.files[index])
 
 
-class DiskStorage:
-    """Image and video files in folders."""
+class Storage(Protocol):
+    """What the data sets ask of a place where images lie. An image is named by its root and its path below it."""
 
     def clips(self, root: str, argument: str) -> dict[str, Clip]:
         """Find the clips of a root, in natural order of their names.
 
-        The root may be a video file, a folder of images (one clip), or a folder at any depth below
-        which there are folders of images or video files. Names that start with a dot are ignored.
-
         Args:
-            root: The folder or video file.
+            root: What the option file names.
             argument: The option that names the root; starts the messages.
 
         Raises:
             FileNotFoundError: there is no such root.
             ValueError: there is no clip in it, two have one name, or it is unclear what is a clip.
         """
-        path = existing(root, argument)
+
+    def images(self, root: str, argument: str) -> list[str]:
+        """Find the images of a root at any depth: their paths below it, in natural order.
+
+        Raises:
+            FileNotFoundError: there is no such root.
+            ValueError: there is no image in it.
+        """
+
+    def listed(self, name: str) -> str:
+        """Return the path that ``images`` gives to the image that a list made for folders calls ``name``."""
+
+    def crops(self, path: str) -> bool:
+        """Tell whether a part of an image costs less than the whole, so that it pays to ask for no more."""
+
+    def read(self, path: str, region: Region | None = None) -> Frame:
+        """Read an image, or a part of it, as uint8 (h, w, 3) RGB. The result must not be written to."""
+
+    def size(self, path: str) -> tuple[int, int]:
+        """Return (height, width) of an image without decoding it."""
+
+
+class DiskStorage:
+    """Image and video files in folders. For the methods see ``Storage``."""
+
+    def clips(self, root: str, argument: str) -> dict[str, Clip]:
+        """The root may be a video file, a folder of images (one clip), or a folder at any depth below
+        which there are folders of images or video files. Names that start with a dot are ignored.
+        """
+        path = _folder_or_file(root, argument)
         if path.is_file():
             if path.suffix.lower() not in VIDEO_SUFFIXES:
                 raise ValueError(f"{argument}: expected a folder or a video file, got the file '{root}'.")
             return {path.stem: Clip(path.stem, path)}
         found: dict[str, Clip] = {}
-        for folder, images, videos in _walk(path, descend_below_images=False):
+        for folder, images, videos in walk(path, descend_below_images=False):
             clips = [Clip(folder.relative_to(path).as_posix(), folder, in_order(images))] if images else []
             clips += [
                 Clip((folder / video).relative_to(path).with_suffix("").as_posix(), folder / video) for video in videos
@@ -75,57 +102,72 @@ class DiskStorage:
                 f"{argument}: expected folders of images ({' '.join(IMAGE_SUFFIXES)}) or video files "
                 f"({' '.join(VIDEO_SUFFIXES)}) in '{root}', got none. Check the path."
             )
-        itself = found.get(".")
-        if itself is None:
-            return {name: found[name] for name in sorted(found, key=natural_key)}
-        if len(found) > 1:
-            other = next(name for name in found if name != ".")
-            raise ValueError(
-                f"{argument}: expected either images or clips in '{root}', got both: {itself.files[0]} and {other}. "
-                "Move the one or the other to a folder of its own."
-            )
-        name = path.resolve().name
-        return {name: Clip(name, path, itself.files)}
+        return named_clips(found, path, argument)
 
     def images(self, root: str, argument: str) -> list[str]:
-        """Find the images of a root at any depth: their paths below it, in natural order.
-
-        Raises:
-            FileNotFoundError: there is no such root.
-            ValueError: there is no image in it.
-        """
-        path = existing(root, argument)
+        path = _folder_or_file(root, argument)
         if path.is_file():
             raise ValueError(f"{argument}: expected a folder of images, got the file '{root}'.")
-        found = [(folder / name).relative_to(path).as_posix() for folder, names, _ in _walk(path) for name in names]
+        found = [(folder / name).relative_to(path).as_posix() for folder, names, _ in walk(path) for name in names]
         if not found:
             raise ValueError(
                 f"{argument}: expected images ({' '.join(IMAGE_SUFFIXES)}) in '{root}', got none. Check the path."
             )
         return list(in_order(found))
 
-    def read(self, path: str) -> Frame:
-        """Read a whole image as uint8 (h, w, 3) RGB."""
-        return read_image(path)
+    def listed(self, name: str) -> str:
+        return name
+
+    def crops(self, path: str) -> bool:
+        return False
+
+    def read(self, path: str, region: Region | None = None) -> Frame:
+        image = read_image(path)
+        if region is None:
+            return image
+        return image[region.top : region.top + region.height, region.left : region.left + region.width]
 
     def size(self, path: str) -> tuple[int, int]:
-        """Return (height, width) of an image without decoding it."""
         return image_size(path)
 
 
-def open_storage(io_backend: Mapping[str, Any] | None) -> DiskStorage:
+def open_storage(io_backend: Mapping[str, Any] | None) -> Storage:
     """Return the storage that an ``io_backend`` option names; None stands for files on disk.
 
     Raises:
         ValueError: the option names none.
+        ImportError: type lmdb, and the package lmdb is missing.
     """
     option = {"type": "disk"} if io_backend is None else dict(io_backend)
     kind = option.pop("type", None)
-    if kind != "disk":
-        raise ValueError(f"io_backend.type: expected disk, got {kind!r}.{suggest(str(kind), ['disk'])}")
+    if kind not in ("disk", "lmdb"):
+        raise ValueError(f"io_backend.type: expected disk or lmdb, got {kind!r}.{suggest(str(kind), ['disk', 'lmdb'])}")
     if option:
         raise ValueError(f"io_backend: expected no key but type, got {', '.join(sorted(option))}. Remove it.")
-    return DiskStorage()
+    if kind == "disk":
+        return DiskStorage()
+    from vsr.data.lmdb_storage import LmdbStorage  # files on disk need no package lmdb
+
+    return LmdbStorage()
+
+
+def named_clips(found: Mapping[str, Clip], path: Path, argument: str) -> dict[str, Clip]:
+    """Return clips in natural order of their names; images of the root itself, '.', are one clip with its name.
+
+    Raises:
+        ValueError: there are images both in the root and in folders below it.
+    """
+    itself = found.get(".")
+    if itself is None:
+        return {name: found[name] for name in sorted(found, key=natural_key)}
+    if len(found) > 1:
+        other = next(name for name in found if name != ".")
+        raise ValueError(
+            f"{argument}: expected either images or clips in '{path}', got both: {itself.files[0]} and {other}. "
+            "Move the one or the other to a folder of its own."
+        )
+    name = path.resolve().name.removesuffix(".lmdb")
+    return {name: Clip(name, path, itself.files)}
 
 
 def existing(root: str, argument: str) -> Path:
@@ -142,6 +184,16 @@ def existing(root: str, argument: str) -> Path:
     )
 
 
+def _folder_or_file(root: str, argument: str) -> Path:
+    """Return the path of a root that is to hold image files; raise ValueError if it is an LMDB."""
+    path = existing(root, argument)
+    if (path / "data.mdb").is_file():
+        raise ValueError(
+            f"{argument}: expected a folder of image files, got the LMDB '{root}'. Set io_backend: {{type: lmdb}}."
+        )
+    return path
+
+
 def stem(file: str) -> str:
     """Return a path without its suffix."""
     return os.path.splitext(file)[0]
@@ -154,10 +206,10 @@ def in_order(names: list[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=natural_key))
 
 
-def _walk(
+def walk(
     folder: Path, *, descend_below_images: bool = True, above: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield (folder, its images, its videos) for a folder and those below it, following links but no loop.
+    """Yield (folder, names of its images, of its videos) for a folder and those below it, following links but no loop.
 
     Without ``descend_below_images`` the folders below a folder of images are left alone, except
     those of the first folder: there they make the question what a clip is.
@@ -181,4 +233,4 @@ def _walk(
     if images and above and not descend_below_images:
         return
     for name in folders:
-        yield from _walk(folder / name, descend_below_images=descend_below_images, above=(*above, identity))
+        yield from walk(folder / name, descend_below_images=descend_below_images, above=(*above, identity))

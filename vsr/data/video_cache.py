@@ -67,7 +67,7 @@ def _decode(path: Path, folder: Path) -> None:
     start = told = time.monotonic()
     count = 0
     try:
-        with _opened(path) as (frames, expected), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with open_video(path) as (frames, expected), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             writing: deque[Future[None]] = deque()
             for count, frame in enumerate(frames, start=1):
                 writing.append(pool.submit(_write, partial / f"{count - 1:08d}.png", frame))
@@ -78,18 +78,23 @@ def _decode(path: Path, folder: Path) -> None:
                     log.info("%s: %d of about %d frames", path.name, count, expected)
             for written in writing:
                 written.result()
-        if count == 0 or (count < expected - LOST_FRAMES and path.suffix.lower() in COUNTED):
-            raise ValueError(
-                f"{path}: expected a whole video, but only {count} of {expected} frames can be decoded. "
-                "The file is truncated or damaged; copy or make it again."
-            )
-        if count < expected - LOST_FRAMES:
-            log.warning("%s: its header speaks of %d frames, %d could be decoded", path, expected, count)
+        check_count(path, count, expected)
         os.sync()  # a power cut must not leave a folder that looks complete and holds empty files
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     log.info("%s: %d frames in %.1f s", path.name, count, time.monotonic() - start)
+
+
+def check_count(path: Path, count: int, expected: int) -> None:
+    """Raise ValueError if fewer frames could be decoded than a video's header promises."""
+    if count == 0 or (count < expected - LOST_FRAMES and path.suffix.lower() in COUNTED):
+        raise ValueError(
+            f"{path}: expected a whole video, but only {count} of {expected} frames can be decoded. "
+            "The file is truncated or damaged; copy or make it again."
+        )
+    if count < expected - LOST_FRAMES:
+        log.warning("%s: its header speaks of %d frames, %d could be decoded", path, expected, count)
 
 
 def _write(path: Path, frame: Frame) -> None:
@@ -100,7 +105,7 @@ def _write(path: Path, frame: Frame) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Iterator[Frame], int]]:
+def open_video(path: Path) -> Iterator[tuple[Iterator[Frame], int]]:
     """Open a video: its frames in OpenCV's channel order (BGR), and how many its header promises."""
     capture = cv2.VideoCapture(str(path))
     try:

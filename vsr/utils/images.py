@@ -27,7 +27,7 @@ Frame = npt.NDArray[np.uint8]  # (h, w, 3) RGB
 Image = TypeVar("Image", Array, Tensor)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_HEADER_BYTES = 1 << 16  # enough for what usually stands before the pixels; else the file is decoded
+HEADER_BYTES = 1 << 16  # enough for what usually stands before the pixels; else the file is decoded
 
 
 def natural_key(text: str) -> tuple[list[Any], str]:
@@ -53,29 +53,41 @@ def read_image(path: str | Path) -> Frame:
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: as ``decode_image``.
+    """
+    return decode_image(_read_bytes(path), path)
+
+
+def decode_image(data: bytes, name: str | Path) -> Frame:
+    """Decode the content of an image file as ``read_image`` does.
+
+    Args:
+        data: The file's bytes.
+        name: Of the file; starts the messages.
+
+    Raises:
         ValueError: the file is empty, truncated, damaged or no image; it has 16 bits a channel or
             an alpha channel, which would be lost; or it is larger than MAX_PIXELS.
     """
-    data = _read_bytes(path)
     header = _header(data)
     if header is not None:
-        _check_header(path, header)
+        _check_header(name, header)
     if _is_truncated(data):
-        raise ValueError(f"{path}: expected a whole image, but the file ends too early. Copy or make it again")
+        raise ValueError(f"{name}: expected a whole image, but the file ends too early. Copy or make it again")
     # PNG and JPEG were judged by their header. Elsewhere only an unchanged decoding shows what is in the file.
     known = data.startswith((_PNG, b"\xff\xd8"))
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if known else cv2.IMREAD_UNCHANGED)
     except cv2.error as error:  # its own limits on sides and pixels
-        raise ValueError(f"{path}: expected an image, but OpenCV cannot decode it: {error.err}") from error
+        raise ValueError(f"{name}: expected an image, but OpenCV cannot decode it: {error.err}") from error
     if image is None:
         raise ValueError(
-            f"{path}: expected an image, but its {len(data)} bytes cannot be decoded. "
+            f"{name}: expected an image, but its {len(data)} bytes cannot be decoded. "
             "The file is damaged or of another kind; copy or make it again"
         )
     channels = 1 if image.ndim == 2 else image.shape[2]
     trouble = _trouble(bits=8 * image.dtype.itemsize, alpha=channels not in (1, 3))
-    _check_header(path, _Header(image.shape[0], image.shape[1], trouble))
+    _check_header(name, _Header(image.shape[0], image.shape[1], trouble))
     rgb: Frame = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if channels == 1 else cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
     return rgb
 
@@ -86,11 +98,24 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         FileNotFoundError, ValueError: as ``read_image``, as far as the header shows.
     """
-    header = _header(_read_bytes(path, _HEADER_BYTES))
+    size = encoded_size(_read_bytes(path, HEADER_BYTES), path)
+    return size if size is not None else read_image(path).shape[:2]
+
+
+def encoded_size(start: bytes, name: str | Path) -> tuple[int, int] | None:
+    """Return (height, width) from the first bytes of an image file; None: they do not show it.
+
+    Args:
+        start: The first HEADER_BYTES of the file, or all of it.
+        name: Of the file; starts the messages.
+
+    Raises:
+        ValueError: as ``decode_image``, as far as the header shows.
+    """
+    header = _header(start)
     if header is None or header.turned:
-        height, width = read_image(path).shape[:2]
-        return height, width
-    _check_header(path, header)
+        return None
+    _check_header(name, header)
     return header.height, header.width
 
 

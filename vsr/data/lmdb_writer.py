@@ -1,0 +1,462 @@
+"""Makes an LMDB of images and videos, in a folder beside the target that takes its name when all is written.
+
+    TARGET.lmdb.partial/   data.mdb       committed in batches
+                           journal.jsonl  [key, bytes, time of its file, height, width] of what is in it, or soon
+                           vsr.json       what is being made
+                           build.lock     held by the process that makes it
+
+A build that was killed goes on where it stopped: what the journal and data.mdb both have, and whose file
+has not changed since, is not made again.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+from filelock import FileLock, Timeout
+
+from vsr.data.encodings import ENCODINGS, TILE, encode
+from vsr.data.lmdb_sources import Source, Sources, estimated_bytes, find_sources, read_sources
+from vsr.data.lmdb_storage import LmdbStorage, check_whole
+from vsr.registry import suggest
+from vsr.utils.files import atomic_write
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES = 32 << 20  # of a commit, each of which waits for the disk
+FIRST_MAP = 64 << 20  # bytes that LMDB may use; doubled whenever they are used up
+SECONDS_BETWEEN_LINES = 5.0  # of the progress in the log
+COMPARED = 100  # images whose pixels are compared with their files in the end
+VERIFY = ("sample", "all", "none")
+
+_OURS = {"data.mdb", "lock.mdb", "journal.jsonl", "vsr.json", "build.lock", "meta_info.txt"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to make.
+
+    Args:
+        root: Folder of images, of clips or of videos, at any depth; or a video file.
+        target: The LMDB's folder; its name ends with .lmdb, as BasicSR wants it.
+        encoding: png (which BasicSR reads), tiles or raw; see ``vsr.data.encodings``.
+        tile: Side of a tile in pixels, about.
+        level: Compression level of PNGs, 0 to 9; None: the quickest to read.
+        only: A text file that names the clips or images to take.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    root: str
+    target: str
+    encoding: str = "png"
+    tile: int = TILE
+    level: int | None = None
+    only: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise ValueError(
+                f"encoding: expected {', '.join(ENCODINGS)}, got '{self.encoding}'."
+                + suggest(self.encoding, list(ENCODINGS))
+            )
+        if self.tile < 16:
+            raise ValueError(f"tile: expected 16 pixels or more, got {self.tile}.")
+        if self.level is not None and not 0 <= self.level <= 9:
+            raise ValueError(f"level: expected 0 to 9, got {self.level}.")
+        if not self.target.rstrip("/").endswith(".lmdb"):
+            raise ValueError(f"target: expected a name that ends with .lmdb, got '{self.target}'.")
+
+    @property
+    def folder(self) -> Path:
+        return Path(os.path.abspath(os.path.expanduser(self.target)))
+
+    def settings(self) -> dict[str, Any]:
+        """What an unfinished build must have been begun with to be continued."""
+        return {"format": 1, **asdict(self), "root": os.path.realpath(self.root), "target": self.folder.name}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``make_lmdb`` would do: images and clips found, bytes that they will take, about, and bytes free."""
+
+    sources: Sources
+    images: int
+    clips: int
+    estimate: int
+    free: int
+
+
+def plan_lmdb(recipe: Recipe) -> Plan:
+    """Look at the images and at the target without writing anything.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``find_sources``; a sampled image is damaged.
+        FileExistsError: there is something at the target.
+        OSError: its folder is missing, or cannot be written to.
+    """
+    target = recipe.folder
+    if target.exists() or target.is_symlink():
+        raise FileExistsError(
+            f"target: expected a new folder, got '{target}', which exists. Name another, or remove it first."
+        )
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"target: expected an existing folder to write into, got '{target.parent}'. Make it.")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"target: expected a folder that can be written to, got '{target.parent}'.")
+    sources = find_sources(recipe.root, only=recipe.only)
+    estimate = estimated_bytes(sources, recipe.encoding, tile=recipe.tile, level=recipe.level)
+    return Plan(sources, sources.count(), sources.clips(), estimate, shutil.disk_usage(target.parent).free)
+
+
+def make_lmdb(
+    recipe: Recipe, *, workers: int | None = None, resume: bool = False, fresh: bool = False, verify: str = "sample"
+) -> Path:
+    """Make an LMDB, check it, and return its folder.
+
+    Args:
+        recipe: What to make.
+        workers: Threads that read and encode; None: as many as there are cores. (OpenCV works outside
+            of Python's lock, so that threads are as quick as processes.)
+        resume: Continue a build that was interrupted, if there is one; a finished one is left as it is.
+        fresh: Throw an interrupted build away.
+        verify: In the end, compare with the files: a sample of the pixels, all of them, or none. That
+            every image is there and whole is always checked.
+
+    Raises:
+        FileNotFoundError, FileExistsError, PermissionError, ValueError: as ``plan_lmdb``; or there is an
+            unfinished build and neither resume nor fresh is set; or it was begun with other arguments; or
+            another process works on it; or an image is damaged.
+        OSError: the disk is full.
+    """
+    if verify not in VERIFY:
+        raise ValueError(f"verify: expected {', '.join(VERIFY)}, got '{verify}'.")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers: expected 1 or more, got {workers}.")
+    if resume and _settings(recipe.folder) == recipe.settings():
+        log.info("%s: is complete", recipe.folder)
+        return recipe.folder
+    plan = plan_lmdb(recipe)
+    partial = recipe.folder.with_name(f"{recipe.folder.name}.partial")
+    with _own(partial, recipe, resume=resume, fresh=fresh):
+        there = (partial / "data.mdb").stat().st_size if (partial / "data.mdb").is_file() else 0
+        if plan.estimate > plan.free + there:
+            raise OSError(
+                errno.ENOSPC,
+                f"{recipe.folder}: expected room for about {_size(plan.estimate)}, but {_size(plan.free)} are free. "
+                "Free some space, or choose another encoding or folder",
+            )
+        _build(partial, recipe, plan, workers or os.cpu_count() or 1)
+        _verify(partial, plan.sources, verify)
+        for name in ("journal.jsonl", "lock.mdb"):
+            (partial / name).unlink(missing_ok=True)
+        if recipe.folder.exists():  # it was not when we began
+            raise FileExistsError(f"target: expected a new folder, got '{recipe.folder}', which another process made.")
+        partial.rename(recipe.folder)
+        (recipe.folder / "build.lock").unlink(missing_ok=True)
+    return recipe.folder
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _own(partial: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> Iterator[None]:
+    """Make the temporary folder, or take over that of an interrupted build, and keep other processes out."""
+    known = partial.exists()
+    if known and (not partial.is_dir() or {path.name for path in partial.iterdir()} - _OURS):
+        raise FileExistsError(
+            f"{partial}: expected the folder of an unfinished build, got another thing. Move it away."
+        )
+    try:
+        partial.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"{partial}: cannot be made: {error.strerror}. Name another target") from error
+    lock = FileLock(partial / "build.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise FileExistsError(
+            f"{partial}: expected to be the only one, but another process makes this LMDB right now. Wait for it."
+        ) from error
+    try:
+        if fresh:
+            for name in _OURS - {"build.lock"}:
+                (partial / name).unlink(missing_ok=True)
+        begun = _settings(partial)
+        if begun is None:
+            for name in _OURS - {"build.lock"}:  # killed before it had begun
+                (partial / name).unlink(missing_ok=True)
+            with atomic_write(partial / "vsr.json", "w") as file:
+                json.dump(recipe.settings(), file, indent=1)
+        elif not resume:
+            raise FileExistsError(
+                f"{partial}: expected no unfinished build, got one. Continue it with --resume, "
+                "or begin anew with --fresh."
+            )
+        elif begun != recipe.settings():
+            other = [key for key, value in recipe.settings().items() if begun.get(key) != value]
+            raise ValueError(
+                f"{partial}: expected a build with the same arguments, but it was begun with "
+                f"{', '.join(f'{key}: {begun.get(key)}' for key in other)}. Use these, or begin anew with --fresh."
+            )
+        yield
+    finally:
+        lock.release()
+
+
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder was made of; None: it does not say, or only half of it was written."""
+    try:
+        found = json.loads((folder / "vsr.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An encoded image, and the line of the journal that goes with it."""
+
+    key: str
+    value: bytes
+    line: list[Any]  # key, bytes and time of the file, height, width
+
+
+class _Database:
+    """The data.mdb that is being written, and its journal."""
+
+    def __init__(self, folder: Path) -> None:
+        if (folder / "data.mdb").is_file():
+            check_whole(folder / "data.mdb")
+        self._folder, self._size = folder, FIRST_MAP
+        self._environment = lmdb.open(str(folder), map_size=FIRST_MAP)
+        self._size = max(FIRST_MAP, self._environment.info()["map_size"])
+        self._journal = (folder / "journal.jsonl").open("a", encoding="utf-8")
+        self._batch: list[_Made] = []
+        self._waiting = 0
+        self.bytes = 0
+
+    def __enter__(self) -> "_Database":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
+        self._environment.close()
+
+    def keep(self, wanted: Container[str]) -> None:
+        """Remove all images but those whose keys are ``wanted``."""
+        with self._environment.begin() as transaction:
+            extra = [key for key in transaction.cursor().iternext(values=False) if key.decode() not in wanted]
+        self._write([(key, None) for key in extra])
+
+    def keys(self) -> set[str]:
+        with self._environment.begin() as transaction:
+            return {key.decode() for key in transaction.cursor().iternext(values=False)}
+
+    def put(self, made: _Made) -> None:
+        self._batch.append(made)
+        self._waiting += len(made.value)
+        self.bytes += len(made.value)
+        if self._waiting >= BATCH_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write the batch: first the journal, so that no image is without its line."""
+        try:
+            self._journal.writelines(json.dumps(made.line) + "\n" for made in self._batch)
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
+            self._write([(made.key.encode(), made.value) for made in self._batch])
+        except (OSError, lmdb.Error) as error:
+            if not _is_full(error):
+                raise
+            raise OSError(
+                errno.ENOSPC,
+                f"{self._folder}: no space left on the disk, "
+                f"{_size(shutil.disk_usage(self._folder).free)} are free. What was written is kept: free some space "
+                "and run the same command with --resume",
+            ) from error
+        self._batch, self._waiting = [], 0
+
+    def _write(self, items: list[tuple[bytes, bytes | None]]) -> None:
+        """Write, or with None delete, in one transaction; with a larger map if this one is full."""
+        while True:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for key, value in items:
+                        if value is None:
+                            transaction.delete(key)
+                        else:
+                            transaction.put(key, value)
+                return
+            except lmdb.MapFullError:  # the transaction is undone
+                self._size *= 2
+                self._environment.set_mapsize(self._size)
+
+
+def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
+    """Encode what is missing in ``folder``, and write meta_info.txt."""
+    lines = _journal(folder / "journal.jsonl")
+    with _Database(folder) as database:
+        files = plan.sources.files()
+        known = database.keys()
+        done = {key: line for key, line in lines.items() if key in known and _unchanged(files, line)}
+        database.keep(done)
+        if done:
+            log.info("%s: %d images are there already", folder, len(done))
+        progress = _Progress(recipe.folder.name, plan.images, len(done))
+        written: list[tuple[str, int, int]] = []
+
+        def finish(source: Source, future: "Future[_Made] | None") -> None:
+            if future is not None:
+                made = future.result()
+                database.put(made)
+                progress.step(database.bytes)
+            line = made.line if future is not None else done[source.key]
+            written.append((source.key, line[3], line[4]))
+
+        pool = ThreadPoolExecutor(workers)
+        flying: deque[tuple[Source, Future[_Made] | None]] = deque()
+        try:
+            for source in read_sources(plan.sources):
+                future = None if source.key in done else pool.submit(_encoded, source, recipe)
+                flying.append((source._replace(frame=None), future))
+                if len(flying) > 2 * workers:
+                    finish(*flying.popleft())
+            while flying:
+                finish(*flying.popleft())
+        except (ValueError, OSError):
+            with contextlib.suppress(OSError):  # the first error counts
+                database.commit()  # what is good need not be made again
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        database.commit()
+        progress.end(database.bytes)
+    level = 1 if recipe.level is None else recipe.level
+    with atomic_write(folder / "meta_info.txt", "w") as file:
+        file.writelines(f"{key}.png ({height},{width},3) {level}\n" for key, height, width in written)
+
+
+def _encoded(source: Source, recipe: Recipe) -> _Made:
+    state = source.path.stat()
+    image = source.read()
+    value = encode(image, recipe.encoding, tile=recipe.tile, level=recipe.level)
+    return _Made(source.key, value, [source.key, state.st_size, state.st_mtime_ns, *image.shape[:2]])
+
+
+def _journal(file: Path) -> dict[str, list[Any]]:
+    """Return the last line of each key. The very last may be cut short."""
+    lines: dict[str, list[Any]] = {}
+    if not file.is_file():
+        return lines
+    text = file.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        os.truncate(file, len(whole))  # the next line must not be appended to half of one
+    for line in whole.splitlines():
+        with contextlib.suppress(ValueError):  # after a power cut
+            entry = json.loads(line)
+            if isinstance(entry, list) and len(entry) == 5:
+                lines[entry[0]] = entry
+    return lines
+
+
+def _unchanged(files: dict[str, Path], line: list[Any]) -> bool:
+    """Tell whether the image or video that a line of the journal was written for is still the same file."""
+    path = files.get(line[0]) or files.get(line[0].rpartition("/")[0])
+    if path is None:
+        return False
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns] == line[1:3]
+
+
+class _Progress:
+    """Lines in the log: how many, how fast, how long still."""
+
+    def __init__(self, name: str, total: int, done: int) -> None:
+        self._name, self._total, self._done, self._new = name, total, done, 0
+        self._start = self._told = time.monotonic()
+
+    def step(self, size: int) -> None:
+        self._new += 1
+        now = time.monotonic()
+        if now - self._told > SECONDS_BETWEEN_LINES:
+            self._told = now
+            rate = self._new / (now - self._start)
+            left = max(0, self._total - self._done - self._new) / rate
+            log.info(
+                "%s: %d of %d images, %.1f a second, %s, %s left",
+                self._name, self._done + self._new, self._total, rate, _size(size), _duration(left),
+            )  # fmt: skip
+
+    def end(self, size: int) -> None:
+        took = time.monotonic() - self._start
+        log.info(
+            "%s: %d images, %s, in %s (%.1f a second)",
+            self._name, self._done + self._new, _size(size), _duration(took), self._new / max(took, 1e-9),
+        )  # fmt: skip
+
+
+# --- afterwards ----------------------------------------------------------------------------------
+
+
+def _verify(folder: Path, sources: Sources, mode: str) -> None:
+    """Open the LMDB as a data set would; look at every image, and compare the pixels of some with their files.
+
+    Raises:
+        ValueError: an image is missing or is not what it should be: the disk, or vsr, lost something.
+    """
+    storage = LmdbStorage()
+    names = storage.images(str(folder), "target")
+    for name in names:
+        storage.size(str(folder / name))
+    compared = [] if mode == "none" else list(sources.images)
+    if mode == "sample":
+        compared = compared[:: -(-len(compared) // COMPARED)]
+    for name in compared:
+        stored = storage.read(str(folder / f"{os.path.splitext(name)[0]}.png"))
+        if not np.array_equal(stored, Source("", sources.root / name).read()):
+            raise ValueError(
+                f"{folder}: expected the pixels of {sources.root / name}, got others. Did the file change? "
+                "Run the same command with --resume, or begin anew with --fresh."
+            )
+    if mode != "none":
+        frames = [name for name in names if sources.videos][:: 1 if mode == "all" else max(1, len(names) // COMPARED)]
+        for name in frames:  # a video is not decoded again: that its frames can be is all that is checked
+            storage.read(str(folder / name))
+    storage.close()
+    log.info("%s: checked %d images, the pixels of %d", folder.name, len(names), len(compared))
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
