@@ -209,3 +209,37 @@ def test_a_flip_given_in_both_spellings_is_refused(case: "Case") -> None:
 def test_tiles_of_nafnet_have_another_option_here(case: "Case") -> None:
     (line,) = case.problems(NAFNET.replace("grids: false", "grids: true"))
     assert line.startswith("x.yml:24 val.grids: expected false, got true. Use val.tile")
+
+
+MIXING = "mixing_augs: {mixup: true, mixup_beta: 1.2, use_identity: true}"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (MIXING, [{"type": "Mixup", "alpha": 1.2, "prob": 0.5}]),
+        ("mixing_augs: {mixup: true, mixup_beta: 0.4}", [{"type": "Mixup", "alpha": 0.4, "prob": 1.0}]),
+        ("mixing_augs: {mixup: false, mixup_beta: 1.2, use_identity: true}", []),
+        ("mixing_augs: ~", []),
+        ("mixup: false", []),
+        ("mixup: true", [{"type": "Mixup", "alpha": 1.2, "prob": 1.0}]),
+    ],
+)
+def test_mixing_of_restormer_and_nafnet_is_batch_augment(line: str, expected: list[object], case: "Case") -> None:
+    options = case.load(NAFNET.replace("  total_iter: 200000", f"  total_iter: 200000\n  {line}"))
+    assert options.train is not None
+    assert [stage.as_option() for stage in options.train.batch_augment] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mixing_augs: {mix: true}", "train.mixing_augs: expected {mixup: true, mixup_beta: 1.2, use_identity: true}"),
+        ("mixing_augs: 3", "train.mixing_augs: expected {mixup: true, mixup_beta: 1.2, use_identity: true}, got 3"),
+        ("mixup: 1", "train.mixup: expected mixup: true or false, got 1"),
+        (f"batch_augment: [{{type: Mixup}}]\n  {MIXING}", "train.mixing_augs: expected either this or batch_augment"),
+    ],
+)
+def test_mixing_that_cannot_be_translated_is_told(line: str, message: str, case: "Case") -> None:
+    (problem,) = case.problems(NAFNET.replace("  total_iter: 200000", f"  total_iter: 200000\n  {line}"))
+    assert message in problem

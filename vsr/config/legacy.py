@@ -63,6 +63,7 @@ def translate(root: Node, problems: list[str]) -> None:
     train = root.get("train")
     if isinstance(train, Node):
         _gather_losses(train, problems)
+        _gather_mixing(train, problems)
         if "dcn_lr_mul" in train:
             _move_into(train, "dcn_lr_mul", "lr_mul", "dcn", problems)
 
@@ -126,6 +127,34 @@ def _gather_losses(train: Node, problems: list[str]) -> None:
             train.take(key)
         else:
             _move_into(train, key, "losses", key.removesuffix("_opt"), problems)
+
+
+def _gather_mixing(train: Node, problems: list[str]) -> None:
+    """Restormer's ``mixing_augs: {mixup, mixup_beta, use_identity}`` and NAFNet's ``mixup: true`` are batch_augment.
+
+    With use_identity every second batch stays as it is.
+    """
+    for key in [key for key in ("mixing_augs", "mixup") if key in train]:
+        value, mark = train.take(key)
+        settings = {"mixup": value} if key == "mixup" else value
+        settings = {"mixup": False} if settings is None else settings
+        kinds: dict[str, Any] = {"mixup": bool, "mixup_beta": (int, float), "use_identity": bool}
+        if not isinstance(settings, dict) or any(not isinstance(v, kinds.get(k, ())) for k, v in settings.items()):
+            wanted = "mixup: true or false" if key == "mixup" else "{mixup: true, mixup_beta: 1.2, use_identity: true}"
+            problems.append(f"{mark}: expected {wanted}, got {show(value)}. Or write batch_augment.")
+            continue
+        stages = []
+        if settings.get("mixup", False):
+            stage = Node(mark)
+            stage.put("type", "Mixup", mark)
+            stage.put("alpha", settings.get("mixup_beta", 1.2), mark)
+            stage.put("prob", 0.5 if settings.get("use_identity", False) else 1.0, mark)
+            stages.append(stage)
+        if "batch_augment" in train:
+            problems.append(f"{mark}: expected either this or batch_augment, got both. Keep batch_augment.")
+            continue
+        if stages:
+            train.put("batch_augment", stages, mark)
 
 
 def _move_into(node: Node, key: str, section: str, name: str, problems: list[str]) -> None:
