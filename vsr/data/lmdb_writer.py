@@ -285,13 +285,13 @@ class _Database:
             os.fsync(self._journal.fileno())
             self._write([(made.key.encode(), made.value) for made in self._batch])
         except (OSError, lmdb.Error) as error:
-            if not _is_full(error):
-                raise
+            full = _is_full(error)
+            reason = "no space left on the disk" if full else f"the disk did not take it all ({error})"
             raise OSError(
-                errno.ENOSPC,
-                f"{self._folder}: no space left on the disk, "
-                f"{_size(shutil.disk_usage(self._folder).free)} are free. What was written is kept: free some space "
-                "and run the same command with --resume",
+                errno.ENOSPC if full else errno.EIO,
+                f"{self._folder}: {reason}, "
+                f"{_size(shutil.disk_usage(self._folder).free)} are free. What was written is kept: make room and run "
+                "the same command with --resume",
             ) from error
         self._batch, self._waiting = [], 0
 
@@ -342,7 +342,7 @@ def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
                     finish(*flying.popleft())
             while flying:
                 finish(*flying.popleft())
-        except (ValueError, OSError):
+        except (ValueError, OSError, KeyboardInterrupt):
             with contextlib.suppress(OSError):  # the first error counts
                 database.commit()  # what is good need not be made again
             raise
@@ -430,7 +430,7 @@ def _verify(folder: Path, sources: Sources, mode: str) -> None:
         storage.size(str(folder / name))
     compared = [] if mode == "none" else list(sources.images)
     if mode == "sample":
-        compared = compared[:: -(-len(compared) // COMPARED)]
+        compared = compared[:: -(-len(compared) // COMPARED) or 1]
     for name in compared:
         stored = storage.read(str(folder / f"{os.path.splitext(name)[0]}.png"))
         if not np.array_equal(stored, Source("", sources.root / name).read()):
