@@ -1,11 +1,13 @@
 """Lists of stages: seeds, crops, clips, and the data sets that use them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy import ndimage
 
 from vsr.data.augment import Region
@@ -37,7 +39,7 @@ LOCAL: dict[str, list[dict[str, Any]]] = {
     "jpeg": [{"type": "Resize"}, {"type": "JPEG", "jpeg_range": [20, 40]}],
     "jpeg first": [{"type": "JPEG", "jpeg_range": [20, 40]}, {"type": "RandomBlur"}],
     "average": [{"type": "FrameAverage", "num_frame": 3, "gamma": 2.2}],
-    "usm": [{"type": "USM", "radius": 6}, {"type": "RandomBlur"}],
+    "usm": [{"type": "USM", "radius": 6}, {"type": "FrameAverage", "num_frame": 3}, {"type": "RandomBlur"}],
 }
 
 
@@ -270,13 +272,22 @@ def test_reduced_gt_files_are_the_gt_that_is_degraded(root: Path) -> None:
     [
         ([{"type": "JPGE"}], r"degradations\[0\]: unknown degradation 'JPGE'. Did you mean 'JPEG'"),
         ([{"type": "Resize"}, {"type": "JPEG", "range": [1, 2]}], r"\[1\]: JPEG: 'range' is not an argument"),
-        ([{"type": "JPEG"}, {"type": "FrameAverage", "num_frame": 3}], r"\[1\]: expected FrameAverage as the"),
-        ([{"type": "JPEG"}, {"type": "USM"}], r"degradations\[1\]: expected USM before all stages but FrameAverage"),
+        ([{"type": "JPEG"}, {"type": "FrameAverage", "num_frame": 3}], r"\[1\]: expected FrameAverage as the first"),
+        ([{"type": "JPEG"}, {"type": "USM"}], r"degradations\[1\]: expected USM as the first stage"),
+        ([{"type": "FrameAverage", "num_frame": 3}, {"type": "USM"}], r"\[0\]: expected FrameAverage as the first"),
     ],
 )  # fmt: skip
 def test_a_list_that_cannot_be_is_refused(stages: list[dict[str, Any]], message: str, root: Path) -> None:
     with pytest.raises(ValueError, match=message):
         train_set(root, stages)
+
+
+def test_the_examples_of_the_documentation_are_lists_of_stages() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "degradations.md").read_text(encoding="utf-8")
+    examples = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    lists = [example.get("degradations") for example in examples if "degradations" in example]
+    lists += [example["datasets"]["train"]["degradations"] for example in examples if "datasets" in example]
+    assert sorted(len(Degradations(stages, scale=4).stages) for stages in lists) == [1, 3, 9]
 
 
 def test_degradations_want_gt_and_no_lq(root: Path) -> None:

@@ -156,7 +156,7 @@ class SincFilter(Stage):
 
 @DEGRADATIONS.register
 class FrameAverage(Stage):
-    """Motion blur as of REDS and GoPro: the mean of neighbouring frames. The first of the list.
+    """Motion blur as of REDS and GoPro: the mean of neighbouring frames. The first of the list, but for USM.
 
     Beyond the ends of a clip stands its first or last frame.
 
@@ -174,16 +174,17 @@ class FrameAverage(Stage):
 
     def average(self, images: Sequence[npt.NDArray[np.uint8]]) -> Image:
         """Return the mean of uint8 images (..., h, w), float32 of the range 0 to 255."""
-        linear = (np.arange(256, dtype=np.float64) / 255) ** self.gamma
-        total = np.zeros(images[0].shape)
+        linear = ((np.arange(256) / 255) ** self.gamma).astype(np.float32)
+        total = np.zeros(images[0].shape, np.float32)
         for image in images:
             total += linear[image]
-        return (255 * (total / len(images)) ** (1 / self.gamma)).astype(np.float32)
+        total /= len(images)
+        return 255 * (total ** np.float32(1 / self.gamma) if self.gamma != 1 else total)
 
 
 @DEGRADATIONS.register
 class USM(Stage):
-    """Unsharp mask, only where it changes something: LQ is made from the sharpened image. First in the list.
+    """Unsharp mask, only where it changes something: LQ is made from the sharpened image.
 
     Source: Real-ESRGAN, which trains on sharpened GT.
 
@@ -191,7 +192,7 @@ class USM(Stage):
         weight: How strong.
         radius: Of the Gaussian, pixels; its side is the next odd number, its sigma OpenCV's for that.
         threshold: Differences to the blurred image from which on it acts, of 255.
-        gt: Sharpen GT, too (Real-ESRGAN's gt_usm).
+        gt: Sharpen GT, too (Real-ESRGAN's gt_usm); the stage is then the first of the list.
     """
 
     prob, vary = 1.0, False
@@ -205,6 +206,9 @@ class USM(Stage):
         return 2 * (self.size // 2)
 
     def apply(self, image: Image, drawn: Any, rng: Rng, size: Size) -> Image:
+        return self.sharpened(image)
+
+    def sharpened(self, image: Image) -> Image:
         sigma = 0.3 * ((self.size - 1) * 0.5 - 1) + 0.8
         residual = image - gaussian_blur(image, sigma, self.size)
         mask = gaussian_blur((np.abs(residual) > self.threshold).astype(np.float32), sigma, self.size)

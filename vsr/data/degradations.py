@@ -50,10 +50,9 @@ class Degradations:
                 self.stages.append(DEGRADATIONS.build(option))
             except ValueError as error:
                 raise ValueError(f"degradations[{number}]: {error}") from error
-        self.average: FrameAverage | None = None
-        if self.stages and isinstance(self.stages[0], FrameAverage):
-            self.average = self.stages[0]
-        self.sharpen = [stage for stage in self.stages if isinstance(stage, USM) and stage.gt]
+        # The two kinds of stage that work on what is read, before all others.
+        self.sharpen = next((stage for stage in self.stages if isinstance(stage, USM) and stage.gt), None)
+        self.average = next((stage for stage in self.stages if isinstance(stage, FrameAverage)), None)
         self._check_order()
         self.neighbours = self.average.num_frame // 2 if self.average else 0
         self._margin, self._align, self.exact = self._surroundings()
@@ -63,12 +62,13 @@ class Degradations:
     def _check_order(self) -> None:
         for number, stage in enumerate(self.stages):
             name = type(stage).__name__
-            if isinstance(stage, FrameAverage) and number > 0:
-                raise ValueError(f"degradations[{number}]: expected {name} as the first stage. Move it to the top.")
-            if stage in self.sharpen and number != (1 if self.average else 0):
+            if isinstance(stage, FrameAverage) and number != (0 if self.sharpen is None else 1):
                 raise ValueError(
-                    f"degradations[{number}]: expected {name} before all stages but FrameAverage. "
-                    "Move it up, or set gt: false."
+                    f"degradations[{number}]: expected {name} as the first stage, or after USM. Move it to the top."
+                )
+            if isinstance(stage, USM) and stage.gt and number > 0:
+                raise ValueError(
+                    f"degradations[{number}]: expected {name} as the first stage. Move it up, or set gt: false."
                 )
 
             if isinstance(stage, ClipStage) and any(before.vary and before.resizes for before in self.stages[:number]):
@@ -120,14 +120,14 @@ class Degradations:
         streams = rng.spawn(len(self.stages))
         noises = [stream.spawn(len(frames)) for stream in streams]
         part = self.around(region, frames[0][0].size)
-        read = _reading(reader, part)
+        read = self._reading(reader, part)
         drawn = [_draw(stage, stream) for stage, stream in zip(self.stages, streams, strict=True)]
         images = [self._start(read, frame) for frame in frames]
         images = self._apply(images, drawn, noises, part[2:])
         inner = Region(region.top - part.top, region.left - part.left, region.height, region.width)
 
         def gt(pair: Pair) -> Planes:
-            return inner.scaled(self.scale).of(self.ground_truth(read(pair)))
+            return inner.scaled(self.scale).of(read(pair))
 
         return [inner.of(_planes(image)) for image in images], gt
 
@@ -140,7 +140,7 @@ class Degradations:
         drawn = [_draw(stage, stream) for stage, stream in zip(self.stages, streams, strict=True)]
         by_frame = [_named(keys[i]).spawn(len(self.stages)) for i in missing]
         noises = [[streams[number] for streams in by_frame] for number in range(len(self.stages))]
-        read = _reading(reader, None)
+        read = self._reading(reader, None)
         images = [self._start(read, frames[i]) for i in missing]
         images = self._apply(images, drawn, noises, frames[0][0].size) if missing else []
         made = {keys[i]: _planes(image) for i, image in zip(missing, images, strict=True)}
@@ -152,12 +152,18 @@ class Degradations:
 
     def ground_truth(self, gt: Planes) -> Planes:
         """Return a GT frame, or a part of one, as the list's USM sharpens it."""
-        if not self.sharpen:
-            return gt
-        image = _image(gt)
-        for stage in self.sharpen:
-            image = stage.apply(image, None, np.random.default_rng(0), (0, 0))
-        return _planes(image)
+        return _planes(self.sharpen.sharpened(_image(gt))) if self.sharpen else gt
+
+    def _reading(self, reader: PairReader, region: Region | None) -> Callable[[Pair], Planes]:
+        """Return a function that gives a part of GT frames, each read and sharpened once."""
+        seen: dict[str | None, Planes] = {}
+
+        def read(pair: Pair) -> Planes:
+            if pair.gt not in seen:
+                seen[pair.gt] = self.ground_truth(reader.gt(pair, region))
+            return seen[pair.gt]
+
+        return read
 
     def _start(self, read: Callable[[Pair], Planes], frame: Sequence[Pair]) -> Image:
         images = [read(pair) for pair in frame]
@@ -167,8 +173,8 @@ class Degradations:
         self, images: list[Image], drawn: Sequence[Any], noises: Sequence[Sequence[Rng]], size: Size
     ) -> list[Image]:
         for stage, value, streams in zip(self.stages, drawn, noises, strict=True):
-            if isinstance(stage, FrameAverage):
-                continue  # what _start did
+            if stage is self.average or stage is self.sharpen:
+                continue  # what was done to the frames that were read
             if isinstance(stage, ClipStage):
                 acts, choice = value
                 images = stage.apply_clip(images, choice, size) if acts else images
@@ -213,18 +219,6 @@ def _named(name: str) -> Rng:
     """Return a generator that depends on a name alone."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
-
-
-def _reading(reader: PairReader, region: Region | None) -> Callable[[Pair], Planes]:
-    """Return a function that reads a part of GT frames, each once."""
-    seen: dict[str | None, Planes] = {}
-
-    def read(pair: Pair) -> Planes:
-        if pair.gt not in seen:
-            seen[pair.gt] = reader.gt(pair, region)
-        return seen[pair.gt]
-
-    return read
 
 
 def _image(planes: Planes | Image) -> Image:
