@@ -123,3 +123,18 @@ def test_a_missing_file_that_is_published_says_how_to_get_it(tmp_path: Path) -> 
         vsr.load_network("experiments/pretrained_models/flownet/spynet_sintel_final-3d2a1287.pth")
     with pytest.raises(FileNotFoundError, match=r"no such file\. Check the path\.$"):
         vsr.load_network(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(("name", "last"), [("RRDBNet", True), ("SwinIR", False)])
+def test_a_loaded_network_has_the_memory_format_that_suits_it(name: str, last: bool, tmp_path: Path) -> None:
+    option = {"RRDBNet": {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "num_grow_ch": 4}}.get(
+        name, {}
+    )
+    option |= {"depths": [2], "embed_dim": 8, "num_heads": [2], "window_size": 4} if name == "SwinIR" else {}
+    network = vsr.build_network({"type": name, **option}).eval()
+    torch.save({"params": network.state_dict()}, tmp_path / "net.pth")
+    loaded = vsr.load_network(tmp_path / "net.pth", {"type": name, **option})
+    assert loaded.conv_first.weight.is_contiguous(memory_format=torch.channels_last) == last
+    x = torch.rand(1, 3, 9, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), network(x), rtol=1e-4, atol=1e-5)

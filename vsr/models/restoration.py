@@ -16,7 +16,7 @@ from vsr.config import Options
 from vsr.data.batch_augment import augment_batch, build_batch_augments
 from vsr.inference import infer
 from vsr.models.offset_watch import OffsetWatch
-from vsr.models.weights import build_network, fill, read_weights
+from vsr.models.weights import build_network, fill, for_inference, read_weights
 from vsr.optim import build_optimizer, build_schedule
 from vsr.registry import LOSSES, METRICS
 from vsr.utils import dist
@@ -57,6 +57,8 @@ class RestorationModel:
         self.network_ema: nn.Module | None = None
         if train:
             self._prepare_training()
+        else:
+            for_inference(self.network_g)
 
     def load_pretrained(self) -> None:
         """Start from the checkpoint path.pretrain_network_g, if one is named."""

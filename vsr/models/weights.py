@@ -33,6 +33,16 @@ def list_networks() -> list[str]:
     return NETWORKS.names()
 
 
+def for_inference(network: nn.Module) -> nn.Module:
+    """Put a network into evaluation, its weights laid out as its convolutions are fastest with; return it.
+
+    What a network states as ``channels_last`` was measured without gradients, on a CPU; training is slower so.
+    """
+    if getattr(network, "channels_last", False) and next(network.parameters()).device.type == "cpu":
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval()
+
+
 def build_network(option: Mapping[str, Any]) -> nn.Module:
     """Build a network from ``{"type": "EDVR", "num_feat": 64, ...}``, as an option file spells it."""
     network: nn.Module = NETWORKS.build(option)
@@ -77,7 +87,7 @@ def load_network(
         options = deduce(weights, source=str(path))
     network = build_network({key: value for key, value in options.items() if key not in _PARTS_FROM})
     fill(network, weights, source=str(path))
-    return network.to(device).eval()
+    return for_inference(network.to(device))
 
 
 def convert(path: str | Path, target: str | Path, param_key: str | None = None, *, bgr: bool | None = None) -> None:
