@@ -104,7 +104,8 @@ Tensor readable(const Tensor& t) {
 // Like `readable`, with rows that follow each other without a gap.
 Tensor flat(const Tensor& t) {
   const Tensor r = readable(t);
-  return r.size(2) == 1 || r.stride(2) == r.size(3) * r.stride(3) ? r : torch::stable::contiguous(r);
+  const bool gapless = r.size(2) == 1 || r.size(3) == 1 || r.stride(2) == r.size(3) * r.stride(3);
+  return gapless ? r : torch::stable::contiguous(r);
 }
 
 Type type_of(const Tensor& t, const char* name) {
@@ -119,7 +120,12 @@ Type type_of(const Tensor& t, const char* name) {
 View view(const Tensor& t, const char* name) {
   View v{const_cast<void*>(t.const_data_ptr()), type_of(t, name), {}};
   if (t.dim() == 4) v.strides = {t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
-  if (t.dim() == 4 && t.size(2) == 1) v.strides.row = t.size(3) * t.stride(3);
+  // The stride of a side of 1 means nothing, even in a contiguous tensor; but pixels are counted through both sides.
+  if (t.dim() == 4 && t.size(3) == 1) {
+    v.strides.column = v.strides.row;
+  } else if (t.dim() == 4 && t.size(2) == 1) {
+    v.strides.row = t.size(3) * t.stride(3);
+  }
   return v;
 }
 
@@ -179,6 +185,8 @@ Geometry geometry_of(const Tensor& x, const Tensor& offset, const std::optional<
                       g.padding_w >= 0 && g.in_channels % g.groups == 0 && g.out_channels % g.groups == 0 &&
                       g.in_channels % g.deform_groups == 0,
                   "modulated_deform_conv2d: expected strides and dilations from 1 up and groups that divide the channels.");
+  STD_TORCH_CHECK(g.in_channels > 0 && g.out_channels > 0 && g.height > 0 && g.width > 0 && g.taps() > 0,
+                  "modulated_deform_conv2d: expected x and weight without an empty side, other than the batch.");
   g.out_h = (g.height + 2 * g.padding_h - g.dilation_h * (g.kernel_h - 1) - 1) / g.stride_h + 1;
   g.out_w = (g.width + 2 * g.padding_w - g.dilation_w * (g.kernel_w - 1) - 1) / g.stride_w + 1;
   STD_TORCH_CHECK(g.out_h > 0 && g.out_w > 0 && g.height < INT32_MAX - 4 && g.width < INT32_MAX - 4,
@@ -409,7 +417,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> modulated_deform_conv2d_backward(
   Tensor grad_weight = empty(x, {g.out_channels, g.in_channels / g.groups, g.kernel_h, g.kernel_w}, kept_type(weight));
   if (g.batch == 0) {
     torch::stable::zero_(grad_weight);
-  } else if (g.in_channels > 0 && g.out_channels > 0) {
+  } else {
     const Tensor grad_kept = flat(grad), x_kept = readable(x), offset_kept = flat(offset), weight_kept = readable(weight);
     const std::optional<Tensor> mask_kept = mask ? std::optional(flat(*mask)) : std::nullopt;
     const View mask_view = mask ? view(*mask_kept, "mask") : View{};

@@ -37,7 +37,7 @@ struct Shape {
   int64_t columns;    // of one pixel in one group
   int64_t outputs;    // output channels of one group
   int64_t out_width;  // the same in whole vectors
-  int64_t plane_size() const { return (geometry.height + 3) * (geometry.width + 2); }
+  VSR_HD int64_t plane_size() const { return (geometry.height + 3) * (geometry.width + 2); }
 };
 
 constexpr int64_t kMostPixels = 60;    // of a tile
@@ -69,7 +69,7 @@ struct Kernels {
                    int64_t b, T* scratch);
 };
 
-inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+VSR_HD int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // Defined once for each instruction set.
 template <typename T> const Kernels<T>& kernels_portable();

@@ -190,6 +190,28 @@ def test_any_shape_type_and_memory_format_is_as_defined(
 
 
 @pytest.mark.parametrize("path", PATHS[2:], indirect=True)
+@pytest.mark.parametrize("size", [(5, 1), (1, 5), (1, 1)])
+def test_the_stride_of_a_side_of_one_is_no_distance(path: str, size: tuple[int, int]) -> None:
+    # PyTorch calls a tensor contiguous whatever that stride is
+    inputs = [t.detach() for t in random_inputs(size=size, dtype=torch.float32)]
+
+    def strange(t: Tensor) -> Tensor:
+        strides = [
+            10**9 if n == 1 and dim > 1 else s for dim, (n, s) in enumerate(zip(t.shape, t.stride(), strict=True))
+        ]
+        return torch.as_strided(t, t.shape, strides).requires_grad_()
+
+    given = [strange(t.clone()) if t.dim() == 4 else t.clone().requires_grad_() for t in inputs]
+    plain = [t.clone().requires_grad_() for t in inputs]
+    out, expected = call(*given), call(*plain)
+    grad = torch.randn(out.shape)
+    out.backward(strange(grad.clone()).detach())
+    expected.backward(grad)
+    assert torch.equal(out, expected)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(given, plain, strict=True))
+
+
+@pytest.mark.parametrize("path", PATHS[2:], indirect=True)
 @pytest.mark.parametrize("deform_groups", [1, 4])
 def test_the_number_of_threads_changes_no_bit(path: str, deform_groups: int) -> None:
     torch.manual_seed(0)
@@ -216,6 +238,19 @@ def test_a_place_outside_reads_zero_whatever_the_picture_holds(path: str) -> Non
     offset = torch.full((1, 2, 4, 4), 50.0)
     offset[..., 0, 0] = torch.nan
     assert not modulated_deform_conv2d(x, offset, None, torch.ones(1, 8, 1, 1)).any()
+
+
+@pytest.mark.parametrize("path", PATHS[2:3], indirect=True)
+@pytest.mark.parametrize(("channels", "outputs"), [(0, 3), (4, 0)])
+def test_the_kernel_itself_refuses_to_convolve_nothing(path: str, channels: int, outputs: int) -> None:
+    x, weight, offset = torch.ones(1, channels, 5, 6), torch.ones(outputs, channels, 3, 3), torch.ones(1, 18, 5, 6)
+    settings = ([1, 1], [1, 1], [1, 1], 1, 1)
+    with pytest.raises(RuntimeError, match="expected x and weight without an empty side"):
+        deform_conv.modulated_deform_conv2d_op(x, offset, None, weight, None, *settings)
+    with pytest.raises(RuntimeError, match="expected x and weight without an empty side"):
+        deform_conv.modulated_deform_conv2d_backward_op(
+            torch.ones(1, outputs, 5, 6), x, offset, None, weight, *settings
+        )
 
 
 def test_an_unknown_or_absent_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,6 +375,13 @@ def test_an_empty_batch_passes_forward_and_backward() -> None:
         ({"padding": 0, "dilation": 3}, r"expected at least one output pixel, got \(-1, 0\)"),
         ({"stride": 0}, "stride: expected one or two whole numbers from 1 up, got 0"),
         ({"padding": (1, 1, 1)}, "padding: expected one or two"),
+        ({"padding": 1.5}, "padding: expected one or two whole numbers from 0 up, got 1.5"),
+        ({"padding": "same"}, "padding: expected one or two whole numbers from 0 up, got 'same'"),
+        ({"x": torch.zeros(1, 0, 5, 6)}, r"x: expected no empty side, got the shape \(1, 0, 5, 6\)"),
+        ({"weight": torch.zeros(0, 4, 3, 3)}, r"weight: expected no empty side, got the shape \(0, 4, 3, 3\)"),
+        ({"x": torch.zeros(1, 4, 5, 6).int()}, "x: expected float32, float64, bfloat16 or float16, got torch.int32"),
+        ({"offset": torch.zeros(1, 18, 5, 6).int()}, "offset: expected float32, .* got torch.int32"),
+        ({"mask": torch.zeros(1, 9, 5, 6).bool()}, "mask: expected float32, .* got torch.bool"),
         ({"groups": 3}, "groups: expected a divisor of 4 input and 2 output channels, got 3"),
         ({"deform_groups": 0}, "deform_groups: expected a divisor of 4 input channels, got 0"),
     ],

@@ -23,6 +23,7 @@ from vsr.ops import library
 # Columns that the definition holds at a time. On a CPU they are to stay in the cache (larger blocks
 # take twice the time); on a GPU every block costs a launch.
 BLOCK_BYTES = {"cpu": 2**24, "cuda": 2**29}
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ARGUMENTS = "int[] stride, int[] padding, int[] dilation, int groups, int deform_groups"
 
 
@@ -94,9 +95,9 @@ class _Settings(NamedTuple):
 
 
 def _pair(name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < least:
-        raise ValueError(f"{name}: expected one or two whole numbers from {least} up, got {value}.")
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(pair) != 2 or not all(isinstance(n, int) and n >= least for n in pair):
+        raise ValueError(f"{name}: expected one or two whole numbers from {least} up, got {value!r}.")
     return pair[0], pair[1]
 
 
@@ -107,6 +108,11 @@ def _check(
     for name, tensor in (("x", x), ("weight", weight)):
         if tensor.dim() != 4:
             raise ValueError(f"{name}: expected 4 dimensions, got the shape {tuple(tensor.shape)}.")
+        if 0 in tensor.shape[1:] or (tensor is weight and not len(weight)):
+            raise ValueError(f"{name}: expected no empty side, got the shape {tuple(tensor.shape)}.")
+    for name, given in (("x", x), ("offset", offset), ("mask", mask)):
+        if given is not None and given.dtype not in TYPES:
+            raise ValueError(f"{name}: expected float32, float64, bfloat16 or float16, got {given.dtype}.")
     b, c, h, w = x.shape
     o, _, kh, kw = weight.shape
     groups, deform_groups = settings.groups, settings.deform_groups
@@ -115,7 +121,7 @@ def _check(
     if deform_groups < 1 or c % deform_groups:
         raise ValueError(f"deform_groups: expected a divisor of {c} input channels, got {deform_groups}.")
     size = settings.output_size((h, w), (kh, kw))
-    if min(size) < 1 or min(h, w, kh, kw) < 1:
+    if min(size) < 1:
         raise ValueError(f"x: expected at least one output pixel, got {size} from an input of {(h, w)}.")
     expected = {
         "offset": (offset, (b, 2 * deform_groups * kh * kw, *size)),
