@@ -4,11 +4,14 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from vsr.data.augment import Planes
+
+QUICK_SIDE = 128  # pixels from which on OpenCV's calls cost less than they save
 
 
 class Sample(TypedDict, total=False):
@@ -32,8 +35,32 @@ def stacked(images: Sequence[Planes]) -> Tensor:
     """Copy images (3, h, w), which may be views, into one tensor (t, 3, h, w)."""
     result = np.empty((len(images), *images[0].shape), np.uint8)
     for target, image in zip(result, images, strict=True):
-        target[...] = image
+        if image.shape[-1] < QUICK_SIDE:
+            target[...] = image
+        else:
+            _copy(image, target)
     return torch.from_numpy(result)
+
+
+def _copy(image: Planes, target: Planes) -> None:
+    """As ``target[...] = image``, but quick where the image is mirrored, transposed or (h, w, c) in memory.
+
+    There numpy goes from pixel to pixel; OpenCV takes many at a time.
+    """
+    if transposed := abs(image.strides[1]) < abs(image.strides[2]):
+        image = image.swapaxes(1, 2)
+    vertical, horizontal = (stride < 0 for stride in image.strides[1:])
+    image = image[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]  # as it lies in memory
+    interleaved = len(image) > 1 and abs(image.strides[0]) < image.strides[2]
+    planes = cv2.split(image.transpose(1, 2, 0)) if interleaved else image
+    for plane, result in zip(planes, target, strict=True):
+        if vertical or horizontal:
+            code = -1 if vertical and horizontal else int(horizontal)
+            plane = cv2.flip(plane, code, dst=None if transposed else result)
+        if transposed:
+            cv2.transpose(plane, dst=result)
+        elif not (vertical or horizontal):
+            result[...] = plane
 
 
 @contextlib.contextmanager
