@@ -40,7 +40,13 @@ LISTS = {
         {"type": "Shuffle", "groups": [[{"type": "Resize"}, {"type": "SincFilter"}], [{"type": "JPEG"}]]},
     ],
 }  # fmt: skip
-MIXES = [{"type": "Mixup", "prob": 0.7}, {"type": "CutMix", "prob": 0.5}, {"type": "CutBlur"}, {"type": "RGBShuffle"}]
+MIXES = [
+    {"type": "Degrade", "stages": [{"type": "RandomBlur"}, {"type": "Noise"}, {"type": "JPEG"}], "prob": 0.5},
+    {"type": "Mixup", "prob": 0.7},
+    {"type": "CutMix", "prob": 0.5},
+    {"type": "CutBlur"},
+    {"type": "RGBShuffle"},
+]
 
 
 def option_file(tmp_path: Path, stages: object, mixes: object, *, name: str, total: int = 1) -> Path:
