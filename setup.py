@@ -155,6 +155,7 @@ setup(
     ],
     extras_require={
         "safetensors": ["safetensors"],
+        "video": ["av"],  # the degradation VideoCompression
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "test": ["pytest"],
         "dev": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pre-commit"],

@@ -61,7 +61,8 @@ def test_a_bitrate_takes_the_place_of_the_rate_factor() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"codec": ["h999"]}, "codec: expected an encoder that PyAV has, got 'h999'"),
+        ({"codec": ["h999"]}, "codec: expected a video encoder that PyAV has, got 'h999'"),
+        ({"codec": ["aac"]}, "codec: expected a video encoder that PyAV has, got 'aac'"),
         ({"codec": []}, "codec: expected at least one name"),
         ({"codec": ["mpeg4"]}, r"bitrate: expected \[least, most\] for the codec mpeg4"),
         ({"crf_range": [0, 60]}, "crf_range: expected 51 or less, got 60"),
@@ -70,6 +71,12 @@ def test_a_bitrate_takes_the_place_of_the_rate_factor() -> None:
 def test_wrong_settings_are_refused(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DEGRADATIONS.build({"type": "VideoCompression", **option})
+
+
+@needs_av
+def test_what_a_codec_refuses_is_told_with_the_size_of_the_frames() -> None:
+    with pytest.raises(ValueError, match="VideoCompression: libx264 cannot encode 3 frames of 64x80 with bitrate 1"):
+        through({"bitrate": [1, 1]}, frames(3))
 
 
 def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

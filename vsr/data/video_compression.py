@@ -36,10 +36,9 @@ class VideoCompression(ClipStage):
         bitrate: Sequence[float] | None = None,
         prob: float = 1.0,
     ) -> None:
-        av = _av()
         for name in codec:
-            if name not in av.codecs_available:
-                raise ValueError(f"codec: expected an encoder that PyAV has, got '{name}'. Try libx264 or mpeg4.")
+            if not _encodes_video(name):
+                raise ValueError(f"codec: expected a video encoder that PyAV has, got '{name}'. Try libx264 or mpeg4.")
             if bitrate is None and not name.startswith("libx26"):
                 raise ValueError(f"bitrate: expected [least, most] for the codec {name}, which has no crf, got none.")
         if not codec:
@@ -55,7 +54,14 @@ class VideoCompression(ClipStage):
 
     def apply_clip(self, images: list[Image], drawn: Any, size: Size) -> list[Image]:
         codec, strength = drawn
-        return _through(codec, images, **({"bitrate": strength} if self.bitrate else {"crf": strength}))
+        try:
+            return _through(codec, images, **({"bitrate": strength} if self.bitrate else {"crf": strength}))
+        except _av().error.FFmpegError as error:
+            height, width = images[0].shape[:2]
+            raise ValueError(
+                f"VideoCompression: {codec} cannot encode {len(images)} frames of {height}x{width} with "
+                f"{'bitrate' if self.bitrate else 'crf'} {strength}: {error}. Change codec, range or crop."
+            ) from error
 
 
 def _av() -> Any:
@@ -67,6 +73,14 @@ def _av() -> Any:
             f"Install it (pip install av), or leave the stage out: {error}"
         ) from error
     return av
+
+
+def _encodes_video(name: str) -> bool:
+    av = _av()
+    try:
+        return bool(av.codec.Codec(name, "w").type == "video")
+    except ValueError:  # what PyAV raises for a codec that it does not know, or can only decode
+        return False
 
 
 def _through(codec: str, images: list[Image], *, crf: int | None = None, bitrate: int | None = None) -> list[Image]:
@@ -85,6 +99,8 @@ def _through(codec: str, images: list[Image], *, crf: int | None = None, bitrate
             stream.bit_rate = bitrate
         else:
             stream.options = {"crf": str(crf)}
+        if codec == "libx265":
+            stream.options = {**stream.options, "x265-params": "log-level=error"}  # it writes a page for each clip
         for image in images:
             pixels = np.pad(np.rint(image.clip(0, 255)).astype(np.uint8), padding, "edge")
             out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
