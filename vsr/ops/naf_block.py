@@ -6,6 +6,7 @@ The Python bodies are the definition; a compiled library registers kernels that 
 while it stays in the cache, which is what they are for. ``usable`` says where that pays.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -35,8 +36,13 @@ def usable(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch.is_autocast_enabled("cpu")
-        and library.load("cpu", "naf_mix")
+        and _have_kernels()
     )
+
+
+@functools.cache  # asked for each block of a network
+def _have_kernels() -> bool:
+    return library.load("cpu", "naf_mix")
 
 
 def mix(x: Tensor, norm: Norm, wide: Pair, depthwise: Pair) -> Tensor:
