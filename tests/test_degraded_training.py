@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from kit import assert_same_run, run, write_frames
 
 from vsr.config import Component, OptionError, load_options
+from vsr.config.manual import json_schema
 from vsr.config.schema import DatasetOptions
 from vsr.data.loader import build_dataset
 from vsr.engine.train import train
@@ -100,9 +102,13 @@ def test_a_run_that_stops_and_goes_on_draws_the_same_degradations_and_mixes(tmp_
     train(load_options(path))
     train(load_options(path, ["name=parts", "train.total_iter=2"]))
     train(load_options(path, ["name=parts"]))
+    train(
+        load_options(path, ["name=workers", "datasets.train.num_worker_per_gpu=2", "datasets.val.num_worker_per_gpu=1"])
+    )
     train(load_options(path, ["name=other", "train.batch_augment=[]"]))
     experiments = tmp_path / "experiments"
-    assert_same_run(experiments / "whole", experiments / "parts", 4)
+    for name in ("parts", "workers"):
+        assert_same_run(experiments / "whole", experiments / name, 4)
     losses = [(experiments / name / "log.jsonl").read_text() for name in ("whole", "other")]
     assert losses[0] != losses[1]
 
@@ -123,6 +129,24 @@ def test_a_mistake_in_a_list_is_shown_at_its_place(text: str, message: str, tmp_
     path.write_text(path.read_text().replace("degradations: []", text, 1), encoding="utf-8")
     with pytest.raises((OptionError, ValueError), match=re.escape(message)):
         train(load_options(path))
+
+
+def test_lists_can_be_given_on_the_command_line(tmp_path: Path) -> None:
+    path = option_file(tmp_path, [], [], name="tiny")
+    options = load_options(path, ["datasets.train.degradations=[{type: JPEG, jpeg_range: [40, 50]}, {type: BlurDown}]"])
+    stages = options.datasets["train"].degradations
+    assert [stage.type for stage in stages] == ["JPEG", "BlurDown"]
+    assert stages[0].args == {"jpeg_range": [40.0, 50.0], "prob": 1.0, "vary": False}
+
+
+@pytest.mark.parametrize(
+    ("stage", "valid"), [("{type: JPEG}", True), ("{type: JPGE}", False), ("{type: JPEG, q: 1}", False)]
+)
+def test_the_schema_for_editors_knows_the_stages(stage: str, valid: bool, tmp_path: Path) -> None:
+    options = yaml.safe_load(option_file(tmp_path, [], [], name="tiny").read_text())
+    options["datasets"]["train"] |= {"type": "VideoRecurrentTrainDataset", "degradations": [yaml.safe_load(stage)]}
+    options["network_g"] = {"type": "BasicVSR"}
+    assert jsonschema.Draft202012Validator(json_schema()).is_valid(options) is valid
 
 
 def test_a_data_set_that_makes_no_lq_refuses_degradations() -> None:
