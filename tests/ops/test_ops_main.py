@@ -54,3 +54,28 @@ def test_a_library_that_does_not_load_is_a_failure(workshop: Workshop, capsys: p
     workshop.source.write_text('extern "C" int gone(); extern "C" int vsr_answer() { return gone(); }\n')
     assert main(["build"]) == 1
     assert "undefined symbol: gone" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_what_to_name_instead(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.cache.write_text("a file in the way")
+    assert main(["build"]) == 1
+    assert "Name a folder that can be written in VSR_CACHE" in capsys.readouterr().out
+    assert main(["build", "--output", str(workshop.cache / "below")]) == 1
+    assert "Name a folder that can be written in --output" in capsys.readouterr().out
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("VSR_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert main(["build"]) == 1
+    assert "Could not determine home directory. Name a folder" in capsys.readouterr().out
+
+
+def test_an_unknown_wish_for_cuda_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSR_BUILD_CUDA", "yes")
+    with pytest.raises(SystemExit, match="VSR_BUILD_CUDA: expected 1 or 0, got 'yes'"):
+        main(["build"])

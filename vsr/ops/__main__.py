@@ -26,14 +26,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     installed, status = build.installed_torch(), 0
-    for kind in build.kinds(installed, options.cuda):
+    try:
+        wanted = build.kinds(installed, options.cuda)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    for kind in wanted:
         try:
             recipe = build.recipe(kind, installed)
             if recipe is None:
                 raise BuildError(f"{build.SOURCES} holds no kernels for {kind}")
             print(f"{kind}: {_build(recipe, options.output, options.force)}")
-        except (BuildError, OSError) as error:
+        except BuildError as error:
             print(f"{kind}: not compiled: {error}")
+            status = 1
+        except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+            place = "--output" if options.output else "VSR_CACHE"
+            print(f"{kind}: not compiled: {str(error).rstrip('.')}. Name a folder that can be written in {place}")
             status = 1
     return status
 
