@@ -251,11 +251,12 @@ void run_forward(const Geometry& g, const View& x, const View& offset, const Vie
   const Kernels<T>& k = plan.k;
   const Shape& shape = plan.shape;
   const int64_t number = plan.segments.size();
-  const int64_t packed_group = plan.strips * shape.columns * k.panel;
-  const Buffer<T> packed(g.groups * packed_group);
-  torch::stable::parallel_for(0, g.groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group)
-      k.pack_weight(shape, plan.segments.data(), number, weight, group, packed.get() + group * packed_group);
+  const int64_t strip = shape.columns * k.panel;
+  const Buffer<T> packed(g.groups * plan.strips * strip);
+  torch::stable::parallel_for(0, g.groups * plan.strips, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      k.pack_weight(shape, plan.segments.data(), number, weight, i / plan.strips, i % plan.strips,
+                    packed.get() + i * strip);
   });
   // As many samples at a time as have their planes within kMostScratch.
   const int64_t sample_size = plan.widths * shape.plane_size();

@@ -52,8 +52,10 @@ struct Kernels {
 
   void (*pack_plane)(const Shape&, const Segment&, const View& x, int64_t b, T* plane);
   void (*unpack_plane)(const Shape&, const Segment&, const T* plane, int64_t b, const View& grad_x);
-  // weight (o, c / groups, taps) -> strips of a group's (columns, out_width); of a segment's (outputs, taps * width).
-  void (*pack_weight)(const Shape&, const Segment*, int64_t segments, const View& weight, int64_t group, T* packed);
+  // weight (o, c / groups, taps) -> one strip of a group's (columns, out_width); those of a segment's (outputs,
+  // taps * width).
+  void (*pack_weight)(const Shape&, const Segment*, int64_t segments, const View& weight, int64_t group, int64_t strip,
+                      T* packed);
   void (*pack_transposed)(const Shape&, const Segment&, const View& weight, T* packed);
   // Output pixels [first, last), at most kMostPixels of them.
   // Scratch: kMostPixels * (columns + out_width).

@@ -265,19 +265,17 @@ VSR_HD int64_t weight_at(const Shape& shape, const Segment& segment, const View&
 
 template <typename T>
 void pack_weight(const Shape& shape, const Segment* segments, int64_t number, const View& weight, int64_t group,
-                 T* packed) {
-  const int64_t taps = shape.geometry.taps(), strips = (shape.outputs + kPanel<T> - 1) / kPanel<T>;
-  std::memset(packed, 0, strips * shape.columns * kPanel<T> * sizeof(T));
+                 int64_t strip, T* packed) {
+  const int64_t taps = shape.geometry.taps(), first = strip * kPanel<T>;
+  const int64_t outputs = shape.outputs - first < kPanel<T> ? shape.outputs - first : kPanel<T>;
+  std::memset(packed, 0, shape.columns * kPanel<T> * sizeof(T));
   for (int64_t i = 0; i < number; ++i) {
     const Segment& segment = segments[i];
     if (segment.group != group) continue;
-    for (int64_t o = 0; o < shape.outputs; ++o)
+    for (int64_t o = 0; o < outputs; ++o)
       for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t c = 0; c < segment.channels; ++c) {
-          const int64_t row = segment.column * taps + tap * segment.width + c;
-          read(weight, weight_at(shape, segment, weight, o, c, tap), 1, 1,
-               packed + (o / kPanel<T> * shape.columns + row) * kPanel<T> + o % kPanel<T>);
-        }
+        read(weight, weight_at(shape, segment, weight, first + o, 0, tap), weight.strides.channel, segment.channels,
+             packed + (segment.column * taps + tap * segment.width) * kPanel<T> + o, kPanel<T>);
   }
 }
 
@@ -285,13 +283,12 @@ template <typename T>
 void pack_transposed(const Shape& shape, const Segment& segment, const View& weight, T* packed) {
   const int64_t taps = shape.geometry.taps(), strips = (taps * segment.width + kPanel<T> - 1) / kPanel<T>;
   std::memset(packed, 0, strips * shape.outputs * kPanel<T> * sizeof(T));
-  for (int64_t o = 0; o < shape.outputs; ++o)
-    for (int64_t tap = 0; tap < taps; ++tap)
-      for (int64_t c = 0; c < segment.channels; ++c) {
-        const int64_t column = tap * segment.width + c;
-        read(weight, weight_at(shape, segment, weight, o, c, tap), 1, 1,
-             packed + (column / kPanel<T> * shape.outputs + o) * kPanel<T> + column % kPanel<T>);
-      }
+  for (int64_t c = 0; c < segment.channels; ++c)
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t column = tap * segment.width + c;
+      read(weight, weight_at(shape, segment, weight, 0, c, tap), weight.strides.batch, shape.outputs,
+           packed + column / kPanel<T> * kPanel<T> * shape.outputs + column % kPanel<T>, kPanel<T>);
+    }
 }
 
 template <typename T>
