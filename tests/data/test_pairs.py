@@ -82,7 +82,7 @@ def test_overlapping_windows_read_a_frame_once(textured: Path, monkeypatch: pyte
 def test_more_than_fits_in_memory_is_not_preloaded(textured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = reader()
     pair = source.pair(frame(textured, 0), None)
-    monkeypatch.setattr(pairs, "_free_memory", lambda: 3 * (10 * 14 + 40 * 56) - 1)  # one byte short
+    monkeypatch.setattr(pairs, "free_memory", lambda: 3 * (10 * 14 + 40 * 56) - 1)  # one byte short
     with pytest.raises(ValueError, match=r"cache_data: expected room for the frames of test.*Set cache_data: false"):
         source.preload([(pair, True)], where="test")
     source.preload([(pair, False)], where="test")  # LQ alone fits

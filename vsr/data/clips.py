@@ -117,6 +117,10 @@ class ClipSet:
         folders = [(os.path.realpath(clip.main.folder), clip.main.files) for clip in self.clips]
         return [os.path.join(folder, file) for folder, files in folders for file in files]
 
+    def named_pairs(self) -> list[tuple[str, Pair]]:
+        """Return each frame's key and its files."""
+        return [(clip.key(i), clip.pair(i)) for clip in self.clips for i in range(len(clip))]
+
     def preload(self, *, with_gt: bool) -> None:
         """Keep all frames in memory; see ``PairReader.preload``."""
         pairs = [(clip.pair(i), with_gt) for clip in self.clips for i in range(len(clip))]

@@ -88,7 +88,8 @@ class PairedImageDataset(Dataset[Sample]):
         self.crop = check_crop(gt_size, scale) if gt_size is not None else 0  # side in LQ pixels
         self.use_hflip, self.use_rot = use_hflip, use_rot
         self.has_gt = dataroot_gt is not None
-        self._folders = [existing(root, "") if root is not None else None for root in (dataroot_gt, dataroot_lq)]
+        roots = {"dataroot_gt": dataroot_gt, "dataroot_lq": dataroot_lq}
+        self._folders = [existing(root, argument) if root is not None else None for argument, root in roots.items()]
         self._names = self._find(dataroot_gt, dataroot_lq, check_template(filename_tmpl), meta_info_file)
         self._pairs: list[Pair] | None = None
         largest = self._check_sizes()
@@ -112,6 +113,10 @@ class PairedImageDataset(Dataset[Sample]):
         folder = self._folders[0] or self._folders[1]
         root = os.path.realpath(folder) if folder else ""  # another data set may have it by a link
         return [os.path.join(root, gt or lq) for gt, lq in self._names]
+
+    def named_pairs(self) -> list[tuple[str, Pair]]:
+        """Return each item's key and its files."""
+        return [(key, self._pair(index)) for index, key in enumerate(self.keys)]
 
     def __getitem__(self, item: tuple[int, int] | int) -> Sample:
         index, draw = item if isinstance(item, tuple) else (item, 0)

@@ -124,7 +124,7 @@ class PairReader:
         """
         wanted = list(pairs)
         area = sum(pair.size[0] * pair.size[1] * (1 + gt * self.scale**2) for pair, gt in wanted)
-        free, copies = _free_memory(), dist.local_world_size()  # each process of the machine keeps its own
+        free, copies = free_memory(), dist.local_world_size()  # each process of the machine keeps its own
         if free is not None and 3 * area * copies > free:
             raise ValueError(
                 f"cache_data: expected room for the frames of {where} in memory, {3 * area * copies / 1e9:.1f} GB for "
@@ -289,7 +289,7 @@ def _by(size: tuple[int, ...]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Return the bytes that Linux could still give to this process; None where it does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
