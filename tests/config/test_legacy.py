@@ -212,7 +212,9 @@ def test_tiles_of_nafnet_have_another_option_here(case: "Case") -> None:
 
 
 def test_what_basicsr_adds_to_an_lmdb_backend_is_passed_over(case: "Case") -> None:
-    backend = "io_backend: {type: lmdb, db_paths: [a.lmdb], client_keys: [lq], readonly: true, lock: false, readahead: ~}"
+    backend = (
+        "io_backend: {type: lmdb, db_paths: [a.lmdb], client_keys: [lq], readonly: true, lock: false, readahead: ~}"
+    )
     options = case.load(NAFNET.replace("io_backend: {type: lmdb}", backend))
     assert options.datasets["train"].dataset.args["io_backend"] == {"type": "lmdb"}
 
