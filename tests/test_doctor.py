@@ -46,7 +46,7 @@ def test_every_op_with_a_compiled_kernel_has_a_case() -> None:
     assert {case.op for case in doctor.cases(torch.device("cpu"))} == set(compiled)
 
 
-@pytest.mark.parametrize("number", range(len(doctor.cases(torch.device("meta")))))
+@pytest.mark.parametrize("number", range(len(doctor.cases(torch.device("cpu")))))
 def test_the_real_cases_fit_their_ops_and_definitions(number: int) -> None:
     case = doctor.cases(torch.device("cpu"))[number]
     with FakeTensorMode() as mode:
