@@ -39,6 +39,13 @@ def test_the_range_scales_what_the_convolutions_see() -> None:
     torch.testing.assert_close(wide(x), unit(x), rtol=1e-4, atol=1e-5)
 
 
+def test_without_blocks_the_trunk_is_one_convolution() -> None:
+    network = EDSR(num_feat=4, num_block=0, upscale=1, img_range=1.0, rgb_mean=[0.0])
+    x = torch.rand(1, 3, 4, 5)
+    features = network.conv_first(x)
+    torch.testing.assert_close(network(x), network.conv_last(features + network.conv_after_body(features)))
+
+
 def test_channels_are_honoured() -> None:
     assert EDSR(num_in_ch=1, num_out_ch=1, num_feat=4, rgb_mean=[0.4])(torch.rand(1, 1, 3, 3)).shape == (1, 1, 12, 12)
     assert EDSR(num_in_ch=4, num_feat=4, rgb_mean=[0.5])(torch.rand(1, 4, 3, 3)).shape == (1, 3, 12, 12)
@@ -49,7 +56,7 @@ def test_channels_are_honoured() -> None:
     [
         ({"upscale": 5}, "upscale: expected 3 or a power of 2, got 5"),
         ({"upscale": 0}, "upscale: expected 3 or a power of 2, got 0"),
-        ({"num_block": 0}, "num_block: expected a number from 1 up, got 0"),
+        ({"num_block": -1}, "num_block: expected a number from 0 up, got -1"),
         ({"num_out_ch": 4}, "num_out_ch: expected 1 to num_in_ch"),
         ({"img_range": 0}, "img_range: expected a number greater than 0, got 0"),
         ({"num_in_ch": 4}, "rgb_mean: expected 4 values, one for each channel of the input, or a single one, got 3"),

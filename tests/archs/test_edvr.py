@@ -96,7 +96,7 @@ def test_pyramids_can_be_kept_between_windows() -> None:
         ({"deformable_groups": 0}, "deformable_groups: expected a number from 1 up, got 0"),
         ({"hr_in": True}, "hr_in: expected with_predeblur: true beside it"),
         ({"num_out_ch": 6}, "num_out_ch: expected 1 to num_in_ch"),
-        ({"num_extract_block": -1}, "num_extract_block, num_reconstruct_block: expected numbers from 0 up"),
+        ({"num_extract_block": -1}, "num_extract_block: expected a number from 0 up, got -1"),
     ],
 )
 def test_arguments_that_make_no_network_are_named(arguments: dict[str, Any], message: str) -> None:

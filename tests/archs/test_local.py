@@ -123,6 +123,34 @@ def test_sizes_that_make_no_window_are_refused(shape: tuple[int, ...], options: 
         localize(Squeeze(), shape, **options)
 
 
+def test_no_window_is_less_than_a_pixel() -> None:
+    network = NAFNet(width=4, enc_blk_nums=[1], dec_blk_nums=[1], local={"train_size": [4, 4], "ratio": 0.1})
+    windows = {module.window for module in network.modules() if isinstance(module, LocalAvgPool2d)}
+    assert windows == {(1, 1)}
+    assert network(torch.rand(1, 3, 16, 16)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "local",
+    [
+        [8, 8],
+        {},
+        {"train_size": 8},
+        {"train_size": [8]},
+        {"train_size": "88"},
+        {"train_size": [8.5, 8]},
+        {"train_size": [8, 8], "ratio": "2"},
+        {"train_size": [8, 8], "ratio": float("nan")},
+        {"train_size": [8, 8], "ratio": float("inf")},
+        {"train_size": [8, 8], "fast_imp": "no"},
+        {"train_size": [8, 8], "fast": True},
+    ],
+)
+def test_an_option_that_says_no_window_is_refused(local: Any) -> None:
+    with pytest.raises(ValueError, match=r"local: expected (a )?train_size"):
+        NAFNet(width=4, local=local)
+
+
 def test_a_network_without_global_pooling_is_refused() -> None:
     network = EDVR(num_feat=8, num_frame=3, deformable_groups=2, num_extract_block=0, num_reconstruct_block=0)
     with pytest.raises(ValueError, match="expected a network with global average pooling, got a EDVR without"):

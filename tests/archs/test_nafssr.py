@@ -111,6 +111,24 @@ def test_a_stereo_network_without_exchange_is_a_single_one_on_each_view() -> Non
     torch.testing.assert_close(stereo(x), torch.cat([single(view) for view in x.chunk(2, 1)], 1))
 
 
+@pytest.mark.parametrize("dual", [False, True])
+def test_pooling_is_local_where_it_is_asked_for(dual: bool) -> None:
+    options = {**SMALL, "dual": dual, "fusion_from": 0, "fusion_to": 1 if dual else -1}
+    plain = randomised(NAFNetSR(**options))
+    for name, parameter in plain.named_parameters():
+        if ".sca." in name:
+            nn.init.normal_(parameter, std=3)
+    local = NAFNetSR(**options, local={"train_size": [8, 12]}).eval()
+    local.load_state_dict(plain.state_dict(), strict=True)
+    x = torch.rand(1, 6 if dual else 3, 20, 30)
+    assert not torch.allclose(local(x), plain(x), atol=1e-3)
+    torch.testing.assert_close(local(x[..., :12, :18]), plain(x[..., :12, :18]))  # within one window
+    if dual:
+        official = NAFSSR(**SMALL, train_size=[1, 6, 8, 12]).eval()
+        official.load_state_dict(plain.state_dict(), strict=True)
+        assert torch.equal(local(x), official(x))
+
+
 def test_channels_are_honoured() -> None:
     network = NAFSSR(**SMALL, img_channel=1)
     assert network(torch.rand(1, 2, 5, 7)).shape == (1, 2, 10, 14)

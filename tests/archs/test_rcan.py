@@ -29,6 +29,13 @@ def test_attention_multiplies_each_channel_by_a_factor_of_the_means() -> None:
     torch.testing.assert_close(attention(x), x * factors)
 
 
+@pytest.mark.parametrize("none", ["num_group", "num_block"])
+def test_groups_and_blocks_may_be_none(none: str) -> None:
+    network = RCAN(**{"num_feat": 16, "num_group": 1, "num_block": 1, "upscale": 2, none: 0})
+    assert not any("rcab" in key for key in network.state_dict())
+    assert network(torch.rand(1, 3, 3, 5)).shape == (1, 3, 6, 10)
+
+
 def test_channels_are_honoured() -> None:
     network = RCAN(num_in_ch=4, num_out_ch=1, num_feat=16, num_group=1, num_block=1, rgb_mean=[0.5], upscale=3)
     assert network(torch.rand(1, 4, 3, 5)).shape == (1, 1, 9, 15)
@@ -39,7 +46,7 @@ def test_channels_are_honoured() -> None:
     [
         ({"upscale": 6}, "upscale: expected 3 or a power of 2, got 6"),
         ({"squeeze_factor": 65}, r"squeeze_factor: expected 1 to num_feat \(64\), got 65"),
-        ({"num_group": 0}, "num_group: expected a number from 1 up, got 0"),
+        ({"num_group": -1}, "num_group: expected a number from 0 up, got -1"),
         ({"img_range": -1}, "img_range: expected a number greater than 0, got -1"),
     ],
 )

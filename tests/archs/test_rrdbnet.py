@@ -39,7 +39,7 @@ def test_a_dense_block_adds_a_fifth_of_its_last_convolution() -> None:
     [
         ({"scale": 3}, "scale: expected 1, 2 or 4, got 3"),
         ({"num_grow_ch": 0}, "num_grow_ch: expected a number from 1 up, got 0"),
-        ({"num_block": 0}, "num_block: expected a number from 1 up, got 0"),
+        ({"num_block": -1}, "num_block: expected a number from 0 up, got -1"),
     ],
 )
 def test_arguments_that_make_no_network_are_named(arguments: dict[str, int], message: str) -> None:

@@ -89,6 +89,15 @@ def test_other_forms_train(arguments: dict[str, Any]) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
+def test_img_size_counts_patches() -> None:
+    patched, plain = SwinIR(**SMALL | {"img_size": 17, "patch_size": 2}), SwinIR(**SMALL)
+    assert SMALL["img_size"] == 8
+    assert list(patched.state_dict()) == list(plain.state_dict())
+    patched.load_state_dict(plain.state_dict(), strict=True)
+    x = torch.rand(1, 3, 8, 12)
+    torch.testing.assert_close(patched.eval()(x), plain.eval()(x), rtol=0, atol=0)
+
+
 def test_absolute_positions_are_used_as_they_are_at_the_training_size() -> None:
     torch.manual_seed(0)
     network = SwinIR(**SMALL, ape=True).eval()
@@ -150,6 +159,7 @@ def test_a_copy_of_a_network_that_recomputes_is_a_network_of_its_own() -> None:
         ({"upscale": 5}, "upscale: expected 3 or a power of 2, got 5"),
         ({"resi_connection": "2conv"}, "resi_connection: expected '1conv' or '3conv', got '2conv'"),
         ({"img_size": [8, 8, 8]}, r"img_size: expected a number, or height and width, got \[8, 8, 8\]"),
+        ({"patch_size": 0}, "patch_size: expected a number from 1 up, got 0"),
         ({"img_size": [8, 0]}, "img_size: expected a number from 1 up, got 0"),
         ({"mlp_ratio": 0.1}, r"mlp_ratio: expected 1 / embed_dim \(1 / 8\) or more, got 0\.1"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate: expected a number from 0 to less than 1, got 1\.0"),

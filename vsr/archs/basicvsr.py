@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.archs.blocks import bilinear_base, check_positive, residual_blocks
+from vsr.archs.blocks import bilinear_base, check_counts, check_positive, pad_to_multiple, residual_blocks
 from vsr.archs.edvr import PCDAlignment, TSAFusion, conv
 from vsr.archs.parts import load_part
 from vsr.archs.spynet import BasicModule, SpyNet
@@ -198,7 +198,7 @@ class IconVSR(Upsampler):
         """Map clips (b, t, 3, h, w), RGB in [0, 1], to (b, t, 3, 4h, 4w), on the CPU if t > cpu_cache_length."""
         check_clip(x)
         height, width = x.shape[3:]
-        x = pad_to_multiple(x, 4)
+        x = pad_to_multiple(x.flatten(0, 1), 4).unflatten(0, x.shape[:2])  # what EDVR wants
         b, t, _, h, w = x.shape
         kept_on = torch.device("cpu") if t > self.cpu_cache_length else x.device
         forward_flows, backward_flows = self.spynet.along(x)
@@ -244,16 +244,6 @@ def window_frames(total: int, padding: int) -> list[int]:
     return [0] * padding + list(range(total)) + [total - 1] * padding
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Mirror (b, t, c, h, w) at the right and at the bottom up to multiples; repeat the edge of images too small."""
-    height, width = x.shape[3:]
-    padding = (0, -width % multiple, 0, -height % multiple)
-    if not any(padding):
-        return x
-    mode = "reflect" if padding[1] < width and padding[3] < height else "replicate"
-    return F.pad(x.flatten(0, 1), padding, mode=mode).unflatten(0, x.shape[:2])
-
-
 def check_clip(x: Tensor, multiple: int = 1) -> None:
     """Raise ValueError unless x is a batch of clips (b, t, 3, h, w) with sides that are multiples."""
     if x.dim() != 5 or x.shape[2] != 3 or 0 in x.shape:
@@ -262,10 +252,3 @@ def check_clip(x: Tensor, multiple: int = 1) -> None:
         raise ValueError(
             f"x: expected sides that are multiples of {multiple}, got {tuple(x.shape[3:])}. Pad the frames."
         )
-
-
-def check_counts(**numbers: int) -> None:
-    """Raise ValueError naming the first of the arguments that is negative."""
-    for name, number in numbers.items():
-        if number < 0:
-            raise ValueError(f"{name}: expected a number from 0 up, got {number}.")

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.archs.basicvsr import ConvResidualBlocks, Upsampler, check_clip, check_counts
-from vsr.archs.blocks import check_positive
+from vsr.archs.basicvsr import ConvResidualBlocks, Upsampler, check_clip
+from vsr.archs.blocks import check_counts, check_positive
 from vsr.archs.edvr import conv
 from vsr.archs.spynet import BasicModule, SpyNet
 from vsr.ops.deform_conv import ModulatedDeformConv2d

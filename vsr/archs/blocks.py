@@ -121,6 +121,13 @@ def check_positive(**numbers: int) -> None:
             raise ValueError(f"{name}: expected a number from 1 up, got {number}.")
 
 
+def check_counts(**numbers: int) -> None:
+    """Raise ValueError naming the first of the arguments that is negative."""
+    for name, number in numbers.items():
+        if number < 0:
+            raise ValueError(f"{name}: expected a number from 0 up, got {number}.")
+
+
 def checkpoint_activations(network: nn.Module) -> None:
     """Let ``network`` keep, while it trains, only the inputs of its ``checkpointed`` modules, not what is inside them.
 

@@ -9,6 +9,7 @@ from vsr.archs.blocks import (
     Upsample,
     channel_mean,
     check_channels,
+    check_counts,
     check_images,
     check_positive,
 )
@@ -51,7 +52,8 @@ class EDSR(nn.Module):
     ) -> None:
         super().__init__()
         check_channels(num_in_ch, num_out_ch)
-        check_positive(num_feat=num_feat, num_block=num_block)
+        check_positive(num_feat=num_feat)
+        check_counts(num_block=num_block)
         check_range(img_range)
         self.num_in_ch, self.num_out_ch, self.scale, self.img_range = num_in_ch, num_out_ch, upscale, img_range
         self.register_buffer("mean", channel_mean(rgb_mean, num_in_ch), persistent=False)

@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.archs.blocks import ResidualBlockNoBN, bilinear_base, check_channels, check_positive, residual_blocks
+from vsr.archs.blocks import (
+    ResidualBlockNoBN,
+    bilinear_base,
+    check_channels,
+    check_counts,
+    check_positive,
+    residual_blocks,
+)
 from vsr.ops.deform_conv import ModulatedDeformConv2dPack
 from vsr.registry import NETWORKS
 
@@ -201,11 +208,7 @@ class EDVR(nn.Module):
         check_channels(num_in_ch, num_out_ch)
         check_positive(num_feat=num_feat, num_frame=num_frame, deformable_groups=deformable_groups)
         _check(num_feat, num_frame, deformable_groups, center, hr_in, with_predeblur)
-        if min(num_extract_block, num_reconstruct_block) < 0:
-            raise ValueError(
-                "num_extract_block, num_reconstruct_block: expected numbers from 0 up, "
-                f"got {num_extract_block} and {num_reconstruct_block}."
-            )
+        check_counts(num_extract_block=num_extract_block, num_reconstruct_block=num_reconstruct_block)
         self.num_in_ch, self.num_out_ch, self.with_predeblur = num_in_ch, num_out_ch, with_predeblur
         self.num_frame, self.center_frame_idx = num_frame, center
         self.scale, self.size_multiple = (1, 16) if hr_in else (4, 4)

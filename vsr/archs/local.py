@@ -5,6 +5,7 @@ A network that was trained on crops and pools over the whole image sees other st
 every global average pooling becomes a mean over a window around each pixel, somewhat larger than a training crop.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ def localize(
     Raises:
         ValueError: the network has no global pooling, or the arguments make no window.
     """
-    if ratio <= 0 or len(input_shape) not in (4, 5) or min(input_shape) < 1:
+    if not 0 < ratio < math.inf or len(input_shape) not in (4, 5) or min(input_shape) < 1:
         raise ValueError(
             "local: expected a train_size of positive numbers and a ratio above 0, "
             f"got {list(input_shape)} and {ratio:g}."
@@ -108,7 +109,7 @@ def localize(
             f"local: expected a network with global average pooling, got a {type(network).__name__} without."
         )
     for name, size in sizes.items():
-        window = tuple(feature * int(side * ratio) // side for feature, side in zip(size, train, strict=True))
+        window = tuple(max(1, feature * int(side * ratio) // side) for feature, side in zip(size, train, strict=True))
         stride = tuple(max(1, _STRIDES[0] * feature // side) for feature, side in zip(size, train, strict=True))
         parent, _, child = name.rpartition(".")
         pool = LocalAvgPool2d(window=(window[0], window[1]), max_stride=(stride[0], stride[1]) if fast_imp else None)
@@ -123,14 +124,21 @@ def localized(network: nn.Module, local: Mapping[str, Any] | None, channels: int
     """
     if local is None:
         return
-    unknown = sorted(local.keys() - {"train_size", "ratio", "fast_imp"})
-    size = local.get("train_size")
-    if unknown or not isinstance(size, Sequence) or len(size) < 2:
+    settings = {"ratio": 1.5, "fast_imp": False, **local} if isinstance(local, Mapping) else {}
+    size = settings.pop("train_size", None)
+    if (
+        settings.keys() != {"ratio", "fast_imp"}
+        or not isinstance(size, Sequence)
+        or len(size) < 2
+        or any(type(side) is not int for side in size)
+        or isinstance(settings["ratio"], bool)
+        or not isinstance(settings["ratio"], int | float)
+        or not isinstance(settings["fast_imp"], bool)
+    ):
         raise ValueError(
             "local: expected train_size: [h, w] of the training crops, and ratio and fast_imp if they are not "
-            f"1.5 and false, got {dict(local)}."
+            f"1.5 and false, got {local}."
         )
-    settings = {key: value for key, value in local.items() if key != "train_size"}
     localize(network, (1, channels, *size[-2:]), **settings)
 
 

@@ -6,6 +6,7 @@ from vsr.archs.blocks import (
     ResidualBlockNoBN,
     bilinear_base,
     check_channels,
+    check_counts,
     check_images,
     check_positive,
     residual_blocks,
@@ -40,8 +41,7 @@ class MSRResNet(nn.Module):
             raise ValueError(f"upscale: expected 2, 3 or 4, got {upscale}.")
         check_channels(num_in_ch, num_out_ch)
         check_positive(num_feat=num_feat)
-        if num_block < 0:
-            raise ValueError(f"num_block: expected a number from 0 up, got {num_block}.")
+        check_counts(num_block=num_block)
         self.num_in_ch, self.num_out_ch, self.scale = num_in_ch, num_out_ch, upscale
         self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.body = residual_blocks(num_block, num_feat)

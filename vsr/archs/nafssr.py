@@ -4,13 +4,14 @@ Shapes: b batch, n views (1, or 2: left and right), c width, h w input size, s s
 views stand one after the other in the batch, (n * b, c, h, w): all left ones first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.archs.blocks import check_positive
+from vsr.archs.blocks import check_counts, check_positive
 from vsr.archs.local import localized
 from vsr.archs.nafnet import LayerNorm2d, NAFBlock, laid_out
 from vsr.registry import NETWORKS
@@ -97,6 +98,8 @@ class NAFNetSR(nn.Module):
         drop_out_rate: Of the blocks' branches.
         fusion_from, fusion_to: First and last block, from 0, after which the views exchange; -1: none does.
         dual: The input has two views, left and right, on its channels.
+        local: Pool locally at test time: {train_size: [h, w] of the training crops, ratio: 1.5,
+            fast_imp: false}, see ``vsr.archs.local``.
     """
 
     kind = "restoration"
@@ -118,14 +121,14 @@ class NAFNetSR(nn.Module):
         fusion_from: int = -1,
         fusion_to: int = -1,
         dual: bool = False,
+        local: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_positive(up_scale=up_scale, width=width, img_channel=img_channel)
         for name, rate in (("drop_path_rate", drop_path_rate), ("drop_out_rate", drop_out_rate)):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name}: expected a probability from 0 to below 1, got {rate}.")
-        if num_blks < 0:
-            raise ValueError(f"num_blks: expected a number from 0 up, got {num_blks}.")
+        check_counts(num_blks=num_blks)
         fused = [fusion_from <= i <= fusion_to for i in range(num_blks)]
         if any(fused) and not dual:
             raise ValueError(
@@ -146,6 +149,8 @@ class NAFNetSR(nn.Module):
             )
         )
         self.up = nn.Sequential(nn.Conv2d(width, img_channel * up_scale**2, 3, padding=1), nn.PixelShuffle(up_scale))
+        if num_blks:
+            localized(self, local, self.views * img_channel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (b, n * img_channel, h, w) in [0, 1], left view first, to (b, n * img_channel, s*h, s*w).
@@ -199,6 +204,5 @@ class NAFSSR(NAFNetSR):
             fusion_from=fusion_from,
             fusion_to=fusion_to,
             dual=True,
+            local={"train_size": train_size, "fast_imp": fast_imp},
         )
-        if num_blks:
-            localized(self, {"train_size": train_size, "fast_imp": fast_imp}, 2 * img_channel)

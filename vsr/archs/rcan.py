@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vsr.archs.blocks import Upsample, channel_mean, check_channels, check_images, check_positive
+from vsr.archs.blocks import Upsample, channel_mean, check_channels, check_counts, check_images, check_positive
 from vsr.archs.edsr import check_range
 from vsr.archs.local import localized
 from vsr.registry import NETWORKS
@@ -110,7 +110,8 @@ class RCAN(nn.Module):
     ) -> None:
         super().__init__()
         check_channels(num_in_ch, num_out_ch)
-        check_positive(num_feat=num_feat, num_group=num_group, num_block=num_block, squeeze_factor=squeeze_factor)
+        check_positive(num_feat=num_feat, squeeze_factor=squeeze_factor)
+        check_counts(num_group=num_group, num_block=num_block)
         check_range(img_range)
         if squeeze_factor > num_feat:
             raise ValueError(f"squeeze_factor: expected 1 to num_feat ({num_feat}), got {squeeze_factor}.")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.archs.blocks import check_images, check_positive, scaled_kaiming_
+from vsr.archs.blocks import check_counts, check_images, check_positive, scaled_kaiming_
 from vsr.registry import NETWORKS
 
 
@@ -86,9 +86,8 @@ class RRDBNet(nn.Module):
         super().__init__()
         if scale not in (1, 2, 4):
             raise ValueError(f"scale: expected 1, 2 or 4, got {scale}.")
-        check_positive(
-            num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, num_block=num_block, num_grow_ch=num_grow_ch
-        )
+        check_positive(num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, num_grow_ch=num_grow_ch)
+        check_counts(num_block=num_block)
         self.num_in_ch, self.scale = num_in_ch, scale
         self.size_multiple = self.min_size = 4 // scale
         self.conv_first = nn.Conv2d(num_in_ch * self.size_multiple**2, num_feat, 3, padding=1)

@@ -5,7 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsr.archs.blocks import check_channels, check_images, check_positive
+from vsr.archs.blocks import check_channels, check_counts, check_images, check_positive
 from vsr.registry import NETWORKS
 
 
@@ -43,8 +43,7 @@ class SRVGGNetCompact(nn.Module):
         super().__init__()
         check_channels(num_in_ch, num_out_ch)
         check_positive(num_feat=num_feat, upscale=upscale)
-        if num_conv < 0:
-            raise ValueError(f"num_conv: expected a number from 0 up, got {num_conv}.")
+        check_counts(num_conv=num_conv)
         if act_type not in ("relu", "prelu", "leakyrelu"):
             raise ValueError(f"act_type: expected 'relu', 'prelu' or 'leakyrelu', got {act_type!r}.")
         self.num_in_ch, self.num_out_ch, self.scale = num_in_ch, num_out_ch, upscale

@@ -229,9 +229,12 @@ def connection(dim: int, kind: str) -> nn.Module:
 class SwinIR(nn.Module):
     """Restores or enlarges an image of any size: residual groups of shifted-window transformer blocks.
 
+    Its norm is nn.LayerNorm: the official ``norm_layer`` is a class, which no option file can name.
+
     Args:
         img_size: Sides of the training images (height and width, or one number for both). Only the stored
             ``attn_mask`` and ``ape`` depend on it: any size runs.
+        patch_size: img_size counts patches of so many pixels a side; their pixels are not joined, so 1 is usual.
         in_chans: Channels of the input and of the output.
         embed_dim: c.
         depths: Transformer blocks of each group.
@@ -264,6 +267,7 @@ class SwinIR(nn.Module):
         self,
         *,
         img_size: int | Sequence[int] = 64,
+        patch_size: int = 1,
         in_chans: int = 3,
         embed_dim: int = 96,
         depths: Sequence[int] = (6, 6, 6, 6),
@@ -289,8 +293,9 @@ class SwinIR(nn.Module):
         _check(embed_dim, depths, num_heads, upscale, upsampler, resi_connection)
         if not isinstance(img_size, int) and len(img_size) != 2:
             raise ValueError(f"img_size: expected a number, or height and width, got {list(img_size)}.")
-        sides = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
-        check_positive(img_size=min(sides))
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        check_positive(patch_size=patch_size, img_size=min(height, width) // max(1, patch_size))
+        sides = (height // patch_size, width // patch_size)
         _check_shares(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
         if int(embed_dim * mlp_ratio) < 1:
             raise ValueError(f"mlp_ratio: expected 1 / embed_dim (1 / {embed_dim}) or more, got {mlp_ratio}.")
