@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vsr
-from vsr.inference.complexity import complexity, input_shapes, usual_size
+from vsr.inference.complexity import complexity, input_channels, input_shapes, usual_size
 from vsr.ops.deform_conv import ModulatedDeformConv2d
 
 
@@ -170,3 +170,18 @@ def test_what_cannot_be_counted_is_refused() -> None:
         complexity("BasicVSR", num_frame=0)
     with pytest.raises(ValueError, match="unknown network 'EDSRR'"):
         complexity("EDSRR")
+
+
+@pytest.mark.parametrize(
+    ("option", "channels"),
+    [
+        ({"type": "NAFNet", "img_channel": 1, "width": 4, "enc_blk_nums": [1], "dec_blk_nums": [1]}, 1),
+        ({"type": "NAFSSR", "img_channel": 1, "width": 4, "num_blks": 1}, 2),
+        ({"type": "NAFNetSR", "dual": True, "width": 4, "num_blks": 1}, 6),
+        ({"type": "EDSR", "num_in_ch": 4, "rgb_mean": [0.5], "num_feat": 4, "num_block": 1}, 4),
+        ({"type": "SwinIR", "in_chans": 1, "embed_dim": 4, "depths": [1], "num_heads": [1]}, 1),
+    ],
+)
+def test_the_input_has_the_channels_that_the_network_takes(option: dict[str, Any], channels: int) -> None:
+    assert input_channels(vsr.build_network(option)) == channels
+    assert complexity(option).inputs[0][1] == channels

@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsr.registry import NETWORKS
 
-CHANNELS = {"restoration": 3, "stereo": 6, "discriminator": 3, "flow": 3}  # of an input, by the network's kind
 CLIP = 5  # frames that a network of whole clips is counted with
 
 
@@ -123,10 +122,16 @@ def input_shapes(network: Any, size: Sequence[int], num_frame: int = CLIP) -> tu
     if num_frame < 1:
         raise ValueError(f"num_frame: expected a number from 1 up, got {num_frame}.")
     kind, temporal = getattr(network, "kind", "restoration"), getattr(network, "temporal", "image")
-    channels = next((getattr(network, name) for name in ("num_in_ch", "in_chans") if hasattr(network, name)), None)
     frames = {"image": (), "window": (getattr(network, "num_frame", num_frame),), "clip": (num_frame,)}[temporal]
-    shape = (1, *frames, channels or CHANNELS[kind], *size)
+    shape = (1, *frames, input_channels(network), *size)
     return (shape, shape) if kind == "flow" else (shape,)
+
+
+def input_channels(network: Any) -> int:
+    """Return the channels of an input: what the network says, two images of them for a pair of views; else 3 each."""
+    said = (getattr(network, name, None) for name in ("num_in_ch", "in_chans", "img_channel"))
+    views = 2 if getattr(network, "kind", None) == "stereo" else 1
+    return views * (next((channels for channels in said if channels), 0) or 3)
 
 
 def peak_memory(network: nn.Module, shapes: Sequence[Sequence[int]]) -> int:

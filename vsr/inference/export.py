@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import vsr.ops  # noqa: F401  (registers the operators that programs call)
+from vsr.inference.complexity import input_channels
 from vsr.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
@@ -199,13 +200,11 @@ class _Form:
         if num_frame and (temporal == "image" or own not in (None, num_frame)):
             wants = f"{own}, the window of the network" if own else "none for a network of images"
             raise ValueError(f"num_frame: expected {wants}, got {num_frame}. Leave it out.")
-        said = (getattr(network, name, None) for name in ("num_in_ch", "in_chans", "img_channel"))
-        default = 6 if kind == "stereo" else next((n for n in said if n), 3)
         self.network, self.size, self.dynamic = network, (size[0], size[1]), tuple(dynamic)
         # a trace with a batch of 1 holds for that only
         self.batch = max(batch, 2) if "batch" in dynamic else batch
         self.frames = () if temporal == "image" else (own or num_frame or 0,)
-        self.channels, self.count = channels or default, 2 if kind == "flow" else 1
+        self.channels, self.count = channels or input_channels(network), 2 if kind == "flow" else 1
         self.step = 0  # of dynamic sides; 0: they are fixed
 
     def tensors(self, *, more: int = 0, longer: int = 0) -> tuple[Tensor, ...]:
