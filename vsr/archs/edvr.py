@@ -186,7 +186,7 @@ class EDVR(nn.Module):
     kind = "restoration"
     temporal = "window"
     checkpointed = (ResidualBlockNoBN, PCDAlignment)
-    channels_last = False
+    channels_last = True
 
     def __init__(
         self,
