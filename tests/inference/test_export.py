@@ -183,10 +183,10 @@ def test_a_program_is_saved_and_computes_the_same_when_loaded(tmp_path: Path) ->
     assert all(module.training for module in network.modules())
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert (report.inputs, report.step, report.opset) == (("(1, 3, 6, 7)",), 0, 0)
-    save_program(program, tmp_path / "a.pt2")
+    save_program(program, tmp_path / "new" / "a.pt2")
     x = torch.rand(1, 3, 6, 7)
     with torch.no_grad():
-        torch.testing.assert_close(torch.export.load(tmp_path / "a.pt2").module()(x), network.eval()(x))
+        torch.testing.assert_close(torch.export.load(tmp_path / "new" / "a.pt2").module()(x), network.eval()(x))
 
 
 def test_sides_are_multiples_of_what_a_network_pads_to(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 import vsr
 from vsr.config import load_options
 from vsr.engine.train import train
-from vsr.models.weights import fill, read_weights
+from vsr.models.weights import convert, fill, read_weights
 
 
 @pytest.fixture
@@ -82,6 +82,32 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -
     (tmp_path / "net.pth").write_bytes(content)
     with pytest.raises(ValueError, match=r"net\.pth: expected a"):
         read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.98])
+def test_a_file_cut_short_is_named(network: tiny_networks.WindowNet, tmp_path: Path, suffix: str, part: float) -> None:
+    path = tmp_path / f"net.{suffix}"
+    if suffix == "pth":
+        torch.save({"params": network.state_dict()}, path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(network.state_dict(), path)
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(ValueError, match=rf"net\.{suffix}: expected a checkpoint, could not read it"):
+        read_weights(path)
+
+
+def test_the_page_of_a_site_is_no_checkpoint_and_nobody_advises_to_run_it(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
+    with pytest.raises(ValueError, match="could not read it") as refused:
+        read_weights(tmp_path / "net.pth")
+    assert "weights_only" not in str(refused.value)
+
+
+def test_a_converted_checkpoint_may_go_into_a_new_folder(network: tiny_networks.WindowNet, tmp_path: Path) -> None:
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "net.pth")
+    convert(tmp_path / "net.pth", tmp_path / "new" / "folder" / "net.pth")
+    assert torch.equal(read_weights(tmp_path / "new/folder/net.pth", "params")["first.bias"], network.first.bias)
 
 
 def test_load_network_finds_the_options_of_its_run(tiny: Path, tmp_path: Path) -> None:

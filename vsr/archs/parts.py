@@ -52,7 +52,9 @@ def _read(path: str) -> Mapping[Any, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a broken or hostile file provokes is of many kinds
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        # torch's own words for what it refuses advise to run it
+        refused = type(error).__name__ == "UnpicklingError" or not str(error)
+        reason = type(error).__name__ if refused else str(error).splitlines()[0]
         raise ValueError(
             f"{path}: expected a checkpoint of tensors, could not read it: {reason}. Fetch or copy it again."
         ) from error

@@ -95,7 +95,9 @@ def export_program(
 def save_program(program: ExportedProgram, path: str | Path) -> None:
     """Write a program as a .pt2 file, whole or not at all."""
     content = io.BytesIO()
-    torch.export.save(program, content)
+    with _quiet():
+        torch.export.save(program, content)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(Path(path)) as file:
         file.write(content.getbuffer())
 
@@ -139,6 +141,7 @@ def export_onnx(
         content = model.SerializeToString()
         run, runner = _onnx_runner(content)
         difference = _compare(network, run, form.checks(), tolerance, f"the ONNX model in {runner}")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(Path(path)) as file:
         file.write(content)
     return Report(form.names(), form.step, opset, runner, difference)

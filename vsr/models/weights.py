@@ -3,7 +3,6 @@
 import difflib
 import logging
 import re
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,6 +97,7 @@ def convert(path: str | Path, target: str | Path, param_key: str | None = None, 
         target: A .pth file, to hold ``{"params": ...}``; one that exists is replaced.
     """
     weights = _translated(read_weights(path, param_key, bgr=bgr), str(path))
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(Path(target)) as file:
         torch.save({"params": dict(weights)}, file)
 
@@ -142,24 +142,29 @@ def read_weights(path: str | Path, param_key: str | None = None, *, bgr: bool | 
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ValueError(f"{path}: needs the package safetensors: pip install safetensors") from error
-        return dict(load_file(path))
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path}: expected a PyTorch checkpoint, could not read it: {error}. Fetch or copy it again."
-        ) from error
-    except Exception as error:  # UnpicklingError without importing pickle: refuses code, and non-checkpoints
-        if type(error).__name__ != "UnpicklingError":
+    except ImportError as error:
+        raise ValueError(f"{path}: needs the package safetensors: pip install safetensors") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what a broken or hostile file provokes is of many kinds
+        if isinstance(error, OSError) and error.filename is not None:  # no right to read it, say
             raise
+        if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path}: expected a checkpoint that holds tensors and plain values only, found {found[1]}, "
+                "which was not run. Save the state_dict alone, where the file was made."
+            ) from error
+        refused = type(error).__name__ == "UnpicklingError"  # whose words advise to run what the file holds
+        reason = "" if refused else f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else '-'})"
         raise ValueError(
-            f"{path}: expected a checkpoint that holds tensors and plain values only, found something else, "
-            f"which was not run: {str(error).splitlines()[0]}. Save the state_dict alone, where the file was made."
+            f"{path}: expected a checkpoint, could not read it{reason}. It is cut short, or something else, such as "
+            "the page of a site. Fetch or copy it again."
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
