@@ -92,7 +92,7 @@ class Inputs {
 float* data(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
 void check(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0,
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(0) > 0 && x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0,
                   "naf: expected an image (b, c, h, w) with channels and pixels.");
 }
 

@@ -82,11 +82,27 @@ def reduced(options: Options, data: Path) -> list[str]:
         if key == "train":
             overrides += [f"datasets.train.gt_size={side}", "datasets.train.batch_size_per_gpu=1"]
     small: dict[str, object] = {
-        **{"num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1, "num_block": 1},
-        **{"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "middle_blk_num": 1},
-        **{"mid_channels": 8, "num_blocks": 1, "temporal_padding": 1, "spynet_path": "null", "edvr_path": "null"},
-        **{"num_group": 1, "squeeze_factor": 4, "num_grow_ch": 4},
-        **{"depths": [2], "num_heads": [2], "embed_dim": 8, "window_size": 4},
+        "num_feat": 8,
+        "deformable_groups": 2,
+        "num_extract_block": 1,
+        "num_reconstruct_block": 1,
+        "num_block": 1,
+        "width": 8,
+        "enc_blk_nums": [1, 1],
+        "dec_blk_nums": [1, 1],
+        "middle_blk_num": 1,
+        "mid_channels": 8,
+        "num_blocks": 1,
+        "temporal_padding": 1,
+        "spynet_path": "null",
+        "edvr_path": "null",
+        "num_group": 1,
+        "squeeze_factor": 4,
+        "num_grow_ch": 4,
+        "depths": [2],
+        "num_heads": [2],
+        "embed_dim": 8,
+        "window_size": 4,
     }
     overrides += [f"network_g.{name}={value}" for name, value in small.items() if name in options.network_g.args]
     if options.train is not None:

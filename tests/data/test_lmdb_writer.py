@@ -218,6 +218,15 @@ def test_a_build_killed_at_any_moment_resumes(clips: Path) -> None:
 
 
 @pytest.mark.fault
+def test_half_a_file_of_a_killed_build_is_no_hindrance(clips: Path) -> None:
+    partial = Path(f"{clips}.lmdb.partial")
+    partial.mkdir()
+    (partial / ".vsr.json.x1y2z3.tmp").write_text("{")  # as atomic_write names it
+    assert make_lmdb(recipe(clips), resume=True).is_dir()
+    assert not partial.exists()
+
+
+@pytest.mark.fault
 def test_only_what_is_missing_or_has_changed_is_made_again(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb_writer, "BATCH_BYTES", 1)
     broken = clips / "10" / "im1.bmp"

@@ -171,7 +171,7 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, c, h, w) to the same shape."""
-        if fused.usable(x) and x.numel() > 0 and not (self.training and isinstance(self.dropout, nn.Dropout)):
+        if fused.usable(x) and not (self.training and isinstance(self.dropout, nn.Dropout)):
             return self._fused(x)
         branch = simple_gate(self.conv2(self.conv1(self.norm1(x))))
         if self.sca is not None:

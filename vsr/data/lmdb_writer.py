@@ -176,8 +176,10 @@ def make_lmdb(
 @contextlib.contextmanager
 def _own(partial: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> Iterator[None]:
     """Make the temporary folder, or take over that of an interrupted build, and keep other processes out."""
-    known = partial.exists()
-    if known and (not partial.is_dir() or {path.name for path in partial.iterdir()} - _OURS):
+    if partial.is_dir():
+        for leftover in partial.glob(".*.tmp"):  # of an atomic_write that was killed
+            leftover.unlink()
+    if partial.exists() and (not partial.is_dir() or {path.name for path in partial.iterdir()} - _OURS):
         raise FileExistsError(
             f"{partial}: expected the folder of an unfinished build, got another thing. Move it away."
         )
