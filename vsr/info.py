@@ -100,7 +100,7 @@ def page() -> str:
     """Return docs/networks.md."""
     lines = INTRODUCTION.format(clip=CLIP).splitlines()
     lines += ["", "## By default", ""]
-    rows = [row({"type": name}) for name in NETWORKS.names()]
+    rows = [row({"type": name}) for name in sorted(NETWORKS.table)]  # vsr's own, whatever else is registered by now
     lines += table([*HEAD, *MARKS], rows, markdown=True)
     lines += ["", "## Of the option files", "", "Each network once, under the first file that has it.", ""]
     rows = [{"file": f"`{file}`", **row(option)} for file, option in recipes().items()]

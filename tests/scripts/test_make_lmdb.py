@@ -98,7 +98,14 @@ def test_a_command_that_was_ended_in_the_middle_is_continued(tmp_path: Path, mak
     image = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
     for i in range(80):
         write_image(tmp_path / "gt" / f"{i}.bmp", image)
-    process = subprocess.Popen([*COMMAND, "gt", "--workers", "1"], cwd=tmp_path, stderr=-1, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, "gt", "--workers", "1"],
+        cwd=tmp_path,
+        stderr=-1,
+        text=True,
+        # a shell that runs the tests in the background lets them, and so this process, ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     data = tmp_path / "gt.lmdb.partial" / "data.mdb"
     while not data.exists() or data.stat().st_size < 30 << 20:  # the first commit is of 32 MB
         assert process.poll() is None, process.communicate()
