@@ -133,3 +133,19 @@ def write_frames(folder: Path, count: int, size: tuple[int, int], *, seed: int, 
     texture = cv2.resize(noise, (width + count, height + count), interpolation=cv2.INTER_CUBIC)
     for i in range(count):
         cv2.imwrite(str(folder / f"{i:04d}{suffix}"), texture[i : i + height, i : i + width])
+
+
+def run_in_processes(code: str, number: int, folder: Path) -> None:
+    """Run a script under torchrun with ``folder``/done as its argument; fail with what it said unless all end well."""
+    script = folder / "script.py"
+    script.write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}", str(script)]
+    result = subprocess.run(
+        [*command, str(folder / "done")],
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

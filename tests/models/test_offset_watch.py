@@ -1,14 +1,12 @@
 """The mean offsets of deformable layers: counted without a read-back, and steps beyond the limit dropped."""
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kit import ROOT
+from kit import run_in_processes
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -229,16 +227,5 @@ open(sys.argv[1] + sys.argv[0][-1], "a").write("x")
 
 
 def test_processes_agree_to_drop_a_step_that_one_of_them_finds_beyond_the_limit(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    result = subprocess.run(
-        [*command, str(tmp_path / "done")],
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    run_in_processes(TWO_PROCESSES, 2, tmp_path)
     assert (tmp_path / "doney").read_text() == "xx"

@@ -1,12 +1,10 @@
 """What processes tell each other: alike with and without a process group."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from kit import ROOT
+from kit import run_in_processes
 
 from vsr.utils import dist
 
@@ -39,18 +37,7 @@ def test_one_process_needs_no_group() -> None:
 
 
 def test_three_processes_tell_each_other_everything(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3", str(script)]
-    result = subprocess.run(
-        [*command, str(tmp_path / "done")],
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    run_in_processes(SCRIPT, 3, tmp_path)
     assert len(list(tmp_path.glob("done*"))) == 3
 
 

@@ -195,12 +195,9 @@ def _own(partial: Path, recipe: Recipe, *, resume: bool, fresh: bool) -> Iterato
             f"{partial}: expected to be the only one, but another process makes this LMDB right now. Wait for it."
         ) from error
     try:
-        if fresh:
+        begun = None if fresh else _settings(partial)
+        if begun is None:  # to begin anew, or killed before it had begun
             for name in _OURS - {"build.lock"}:
-                (partial / name).unlink(missing_ok=True)
-        begun = _settings(partial)
-        if begun is None:
-            for name in _OURS - {"build.lock"}:  # killed before it had begun
                 (partial / name).unlink(missing_ok=True)
             with atomic_write(partial / "vsr.json", "w") as file:
                 json.dump(recipe.settings(), file, indent=1)
