@@ -1,6 +1,7 @@
 """What processes tell each other: alike with and without a process group."""
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,29 @@ def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ValueError, match="expected at most 2 processes, one for each visible GPU, got local rank 2"):
         dist.init(60)
+
+
+LEAVING = """
+import glob, sys
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from vsr.ops.deform_conv import ModulatedDeformConv2dPack
+from vsr.utils import dist
+dist.init(60)
+network = DistributedDataParallel(nn.Sequential(ModulatedDeformConv2dPack(4, 4, 3, padding=1)))
+network(torch.rand(1, 4, 5, 6)).sum().backward()
+import torch._dynamo  # an op's first call imports it, too
+threads = lambda: [name for file in glob.glob("/proc/self/task/*/comm") if "gloo" in (name := open(file).read())]
+assert threads(), "no group was running: nothing is tested"
+del network
+dist.shutdown()
+assert not threads(), threads()
+open(sys.argv[1] + str(dist.rank()), "w").close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed by Linux's /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    # One that does may abort the process at its end, after all work was done.
+    run_in_processes(LEAVING, 2, tmp_path)

@@ -5,6 +5,8 @@ Every function works alike with and without a process group, so that callers nev
 
 import ctypes
 import datetime
+import gc
+import importlib
 import json
 import os
 import signal
@@ -40,6 +42,9 @@ def init(timeout: float) -> torch.device:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _die_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
+        # Its defaults (group=group.WORLD) keep hold of a group that exists when it is first imported, as torch._dynamo
+        # does: the group's threads would outlive shutdown(), and abort the process when they meet the ending interpreter.
+        importlib.import_module("torch.distributed.nn.functional")
         torch_dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
         )
@@ -61,6 +66,7 @@ def shutdown() -> None:
     """Leave the process group, if there is one."""
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
+        gc.collect()  # what DDP keeps of the group in cycles; the group's threads end with its last owner
 
 
 def rank() -> int:
