@@ -42,8 +42,8 @@ def init(timeout: float) -> torch.device:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _die_with_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
-        # Its defaults (group=group.WORLD) keep hold of a group that exists when it is first imported, as torch._dynamo
-        # does: the group's threads would outlive shutdown(), and abort the process when they meet the ending interpreter.
+        # Its defaults (group=group.WORLD) would keep hold of the group were it imported later, as torch._dynamo does:
+        # the group's threads would outlive shutdown(), and abort the process when they meet the ending interpreter.
         importlib.import_module("torch.distributed.nn.functional")
         torch_dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
