@@ -105,6 +105,7 @@ DATASETS = Registry(
     "dataset",
     {
         "PairedImageDataset": "vsr.data.paired_image",
+        "SingleImageDataset": "vsr.data.single_image",
         "VideoTrainDataset": "vsr.data.video",
         "VideoRecurrentTrainDataset": "vsr.data.video",
         "VideoTestDataset": "vsr.data.video",
