@@ -54,6 +54,17 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.unlink(temporary)
 
 
+def temporary_beside(path: Path) -> Path:
+    """Return the hidden name under which a file is written before it takes ``path``'s place.
+
+    It is the same at every call, so that the next run writes over what a killed one has left, and keeps the suffix.
+    """
+    name = f".part.{path.name}"
+    if len(os.fsencode(name)) > 255:
+        name = f".part.{hashlib.sha256(os.fsencode(path.name)).hexdigest()}{path.suffix}"
+    return path.with_name(name)
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
