@@ -18,7 +18,7 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 class Server(http.server.ThreadingHTTPServer):
     """Sends ``data`` for every path, ``/redirected`` after a redirection; keeps the ranges that it was asked for.
 
-    ranges: it understands Range; cut_after: it hangs up after so many bytes; shifted: it sends another range.
+    ranges: it understands Range; etag: it sends and understands this ETag; cut_after: it hangs up after so many bytes; shifted: it sends another range.
     """
 
     daemon_threads = True
@@ -26,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.data, self.ranges, self.cut_after, self.shifted, self.status = DATA, True, 0, False, 0
+        self.etag = ""
         self.asked: list[str | None] = []
         self.url = f"http://127.0.0.1:{self.server_port}/net.pth"
 
@@ -48,6 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(server.status)
             return
         begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
+        if self.headers.get("If-Range", server.etag) != server.etag:
+            begin = 0
         if begin >= len(server.data):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(server.data)}")
@@ -58,6 +61,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(server.data) - 1}/{len(server.data)}")
         self.send_header("Content-Length", str(len(server.data) - begin))
+        if server.etag:
+            self.send_header("ETag", server.etag)
         self.end_headers()
         rest = server.data[begin:]
         self.wfile.write(rest[: server.cut_after] if server.cut_after else rest)
@@ -198,3 +203,33 @@ def test_check_keeps_what_is_right(tmp_path: Path) -> None:
     file.write_bytes(DATA)
     check(file, DIGEST[:8])
     assert file.read_bytes() == DATA
+
+
+def test_without_a_digest_the_servers_tag_shows_that_the_pieces_fit(server: Server, target: Path) -> None:
+    server.etag, server.cut_after = '"one"', 300_000
+    with pytest.raises(InterruptedTransferError):
+        download(server.url, target)
+    server.cut_after = 0
+    download(server.url, target)
+    assert server.asked == [None, "bytes=300000-"]
+    assert target.read_bytes() == DATA
+    assert os.listdir(target.parent) == [target.name]
+
+
+def test_a_file_that_was_changed_in_between_is_fetched_anew(server: Server, target: Path) -> None:
+    server.etag, server.cut_after = '"one"', 300_000
+    with pytest.raises(InterruptedTransferError):
+        download(server.url, target)
+    server.etag, server.cut_after, server.data = '"two"', 0, DATA[::-1]
+    download(server.url, target)
+    assert target.read_bytes() == DATA[::-1]
+
+
+def test_a_weak_tag_proves_nothing(server: Server, target: Path) -> None:
+    server.etag, server.cut_after = 'W/"one"', 300_000
+    with pytest.raises(InterruptedTransferError):
+        download(server.url, target)
+    server.cut_after = 0
+    download(server.url, target)
+    assert server.asked == [None, None]
+    assert target.read_bytes() == DATA

@@ -7,6 +7,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 
 from vsr.utils.files import sha256
@@ -25,7 +26,8 @@ def download(url: str, target: Path, *, digest: str = "", report: Callable[[int,
     """Fetch ``url`` into ``target``; nothing is under that name before all of it has come and has been checked.
 
     What comes is kept beside it, with '.part' behind the name. If the transfer breaks off, the next call goes on
-    from there, where the server can and a digest will prove the pieces fit. Proxies are taken from the environment
+    from there, where the server can, and either a digest will prove that the pieces fit or the server says that its
+    file is still the same one (its ETag or date, kept in '.part.tag'). Proxies are taken from the environment
     (``https_proxy``).
 
     Args:
@@ -42,7 +44,8 @@ def download(url: str, target: Path, *, digest: str = "", report: Callable[[int,
         raise ValueError(f"{url}: expected a http or https address.")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    if not digest:
+    tag = _tag_file(part)
+    if not digest and not tag.is_file():
         part.unlink(missing_ok=True)  # nothing could show that two pieces belong to one file
     try:
         _transfer(url, part, report)
@@ -51,6 +54,7 @@ def download(url: str, target: Path, *, digest: str = "", report: Callable[[int,
         raise InterruptedTransferError(f"{url}: could not fetch it, {come} bytes came: {error}.") from error
     check(part, digest)
     os.replace(part, target)
+    tag.unlink(missing_ok=True)
 
 
 def check(file: Path, digest: str) -> None:
@@ -66,8 +70,11 @@ def check(file: Path, digest: str) -> None:
 
 def _transfer(url: str, part: Path, report: Callable[[int, int], None] | None) -> None:
     """Append to ``part`` what is missing of ``url``, or write it anew where the server sends all of it."""
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    have, tag = part.stat().st_size if part.is_file() else 0, _tag_file(part)
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    if have and tag.is_file():
+        headers["If-Range"] = tag.read_text(encoding="utf-8")  # another file since then: all of it is sent
+    request = urllib.request.Request(url, headers=headers)
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
@@ -87,6 +94,8 @@ def _transfer(url: str, part: Path, report: Callable[[int, int], None] | None) -
         length = int(answer.headers.get("Content-Length") or 0)
         total, come = begin + length if length else 0, begin
         with part.open("ab" if begin else "wb") as file:
+            if not begin:
+                _remember(tag, answer.headers)  # only now: what lay there is gone
             while block := answer.read(BLOCK):
                 file.write(block)
                 come += len(block)
@@ -96,3 +105,17 @@ def _transfer(url: str, part: Path, report: Callable[[int, int], None] | None) -
             os.fsync(file.fileno())
         if total and come != total:
             raise http.client.HTTPException(f"expected {total} bytes, got {come}")
+
+
+def _tag_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.tag")
+
+
+def _remember(tag: Path, headers: Message) -> None:
+    """Keep what tells this version of the file from others: a strong ETag, or else the date of the last change."""
+    etag = headers.get("ETag", "")
+    version = etag if etag.startswith('"') else headers.get("Last-Modified", "")
+    if version.isprintable() and version:
+        tag.write_text(version, encoding="utf-8")
+    else:
+        tag.unlink(missing_ok=True)
