@@ -15,6 +15,7 @@ from vsr.data.storage import Clip, existing, open_storage, stem
 from vsr.data.video_cache import frames_of_video
 
 log = logging.getLogger(__name__)
+_NUMBER = re.compile(r"(.*?)(\d+)(\D*)")  # the last number of a name, leading zeros or not
 _CLIP_LINE = re.compile(r"(\S.*?)\s+(\d+)(?:\s+\(.*\))?")
 _IMAGE_LINE = re.compile(r"(\S.*?)(?:\s+\(\s*\d+\s*(?:,\s*\d+\s*)*\))?")
 
@@ -84,10 +85,12 @@ class ClipSet:
         io_backend: Mapping[str, Any] | None,
         exact: bool,
         keep: int = 1,
+        allow_gaps: bool = False,
     ) -> None:
         check_roots(dataroot_gt, dataroot_lq, scale)
         self.storage = open_storage(io_backend)
         self.reader = PairReader(storage=self.storage, scale=scale, gt_downscale=gt_downscale, exact=exact, keep=keep)
+        self._allow_gaps = allow_gaps
         self._tmpl = check_template(filename_tmpl)
         gt = self.storage.clips(dataroot_gt, "dataroot_gt") if dataroot_gt is not None else {}
         lq = self.storage.clips(dataroot_lq, "dataroot_lq") if dataroot_lq is not None else {}
@@ -168,6 +171,13 @@ class ClipSet:
             lq = self._matched(name, gt, lq)
         whole = ClipPair(name, gt, lq, (0, 0))
         clip_pair = whole.cut(_used_range(name, len(whole), count, frames))
+        if not self._allow_gaps and (missing := gaps(clip_pair.main.files)):
+            before, after, lost = missing[0]
+            more = f"; {len(missing)} gaps in all" if len(missing) > 1 else ""
+            raise ValueError(
+                f"{clip_pair.main.folder}: expected frames without a gap, but {after} follows {before}: {lost} missing"
+                f"{more}. Complete the clip, leave it out (exclude_clips), or set allow_gaps: true."
+            )
         return replace(clip_pair, size=self.reader.pair(*clip_pair.pair(0)[:2]).size)
 
     def _matched(self, name: str, gt: Clip, lq: Clip) -> Clip:
@@ -346,6 +356,22 @@ def first_duplicate(files: Sequence[str]) -> str:
             return f"{seen[stem(file)]} and {file}"
         seen[stem(file)] = file
     return ""
+
+
+def gaps(files: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Find where numbered frames are missing: the frame before, the frame after, and how many between them.
+
+    Names tell only if they differ in one number whose least step is that of more than half of the frames: there is
+    no gap in 00, 02, 04, and none that could be known in time stamps.
+    """
+    parts = [_NUMBER.fullmatch(stem(file)) for file in files]
+    if len(parts) < 3 or any(p is None or (p[1], p[3]) != (parts[0][1], parts[0][3]) for p in parts):  # type: ignore[index]
+        return []
+    steps = np.diff([int(part[2]) for part in parts])  # type: ignore[index]
+    step = int(steps.min())
+    if step < 1 or 2 * np.count_nonzero(steps == step) <= len(steps):
+        return []
+    return [(files[i], files[i + 1], int(steps[i]) // step - 1) for i in np.flatnonzero(steps != step)]
 
 
 def _some(names: Collection[str], count: int = 3) -> str:

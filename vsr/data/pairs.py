@@ -72,11 +72,18 @@ class PairReader:
             ValueError: the sizes do not fit together.
             FileNotFoundError: a file is missing.
         """
-        if gt is None:
-            assert lq is not None
-            return Pair(gt, lq, self.storage.size(lq))
-        height, width = self._reduced(self.storage.size(gt))
-        size = (height // self.scale, width // self.scale) if lq is None else self.storage.size(lq)
+        sizes = [self.storage.size(path) if path is not None else None for path in (gt, lq)]
+        return self.fitted(gt, lq, *sizes)
+
+    def fitted(
+        self, gt: str | None, lq: str | None, gt_size: tuple[int, int] | None, lq_size: tuple[int, int] | None
+    ) -> Pair:
+        """As ``pair``, of files whose (height, width) are known; None: there is no such file."""
+        if gt_size is None:
+            assert lq_size is not None
+            return Pair(gt, lq, lq_size)
+        height, width = self._reduced(gt_size)
+        size = (height // self.scale, width // self.scale) if lq_size is None else lq_size
         if min(size) < 1:
             raise ValueError(
                 f"{gt}: expected at least {self.scale} pixels a side at scale {self.scale}, got {height}x{width}. "

@@ -42,6 +42,7 @@ class _TrainClips(Dataset[Sample]):
             -1 is a clip's last.
         cache_data: Keep the decoded frames in memory.
         io_backend: Where the frames are: {type: disk} in files, {type: lmdb} in LMDBs, which the roots then are.
+        allow_gaps: Take clips although frames are missing in them: names 7, 8, 10.
         degradations: Stages that make LQ from GT, in place of the bicubic reduction.
         seed: Of the run.
 
@@ -73,6 +74,7 @@ class _TrainClips(Dataset[Sample]):
         frames: list[int] | None = None,
         cache_data: bool = False,
         io_backend: Mapping[str, Any] | None = None,
+        allow_gaps: bool = False,
         degradations: Sequence[Mapping[str, Any]] = (),
         seed: int = 0,
     ) -> None:
@@ -95,7 +97,7 @@ class _TrainClips(Dataset[Sample]):
         self.clips = ClipSet(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
-            frames=frames, io_backend=io_backend, exact=True,
+            frames=frames, io_backend=io_backend, exact=True, allow_gaps=allow_gaps,
         )  # fmt: skip
         longest = (num_frame - 1) * max(interval_list) + 1
         self.clips.require(longest, f"num_frame {num_frame} with interval_list {interval_list}")
@@ -233,6 +235,7 @@ class VideoTestDataset(_TestClips):
         frames: list[int] | None = None,
         cache_data: bool = False,
         io_backend: Mapping[str, Any] | None = None,
+        allow_gaps: bool = False,
         degradations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         _check_window(num_frame)
@@ -243,7 +246,7 @@ class VideoTestDataset(_TestClips):
         found = ClipSet(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
-            frames=frames, io_backend=io_backend, exact=False, keep=num_frame + 1,
+            frames=frames, io_backend=io_backend, exact=False, keep=num_frame + 1, allow_gaps=allow_gaps,
         )  # fmt: skip
         found.require(needed, f"num_frame {num_frame} with padding {padding}")
         super().__init__(found, made, cache_data=cache_data)
@@ -294,6 +297,7 @@ class VideoRecurrentTestDataset(_TestClips):
         frames: list[int] | None = None,
         cache_data: bool = False,
         io_backend: Mapping[str, Any] | None = None,
+        allow_gaps: bool = False,
         degradations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         if num_frame != -1 and num_frame < 1:
@@ -304,7 +308,7 @@ class VideoRecurrentTestDataset(_TestClips):
         found = ClipSet(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
-            frames=frames, io_backend=io_backend, exact=False,
+            frames=frames, io_backend=io_backend, exact=False, allow_gaps=allow_gaps,
         )  # fmt: skip
         found.require(num_frame, f"num_frame {num_frame}")
         if num_frame > 0:
