@@ -18,7 +18,8 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 class Server(http.server.ThreadingHTTPServer):
     """Sends ``data`` for every path, ``/redirected`` after a redirection; keeps the ranges that it was asked for.
 
-    ranges: it understands Range; etag: it sends and understands this ETag; cut_after: it hangs up after so many bytes; shifted: it sends another range.
+    ranges: it understands Range; etag: it sends and understands this ETag; cut_after: it hangs up after so many bytes;
+    shifted: it sends another range.
     """
 
     daemon_threads = True
