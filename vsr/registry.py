@@ -105,6 +105,7 @@ DATASETS = Registry(
     "dataset",
     {
         "PairedImageDataset": "vsr.data.paired_image",
+        "PairedStereoImageDataset": "vsr.data.paired_stereo_image",
         "SingleImageDataset": "vsr.data.single_image",
         "VideoTrainDataset": "vsr.data.video",
         "VideoRecurrentTrainDataset": "vsr.data.video",
@@ -153,6 +154,8 @@ METRICS = Registry(
     {
         "calculate_psnr": "vsr.metrics.psnr",
         "calculate_psnr_left": "vsr.metrics.psnr",
+        "calculate_skimage_ssim": "vsr.metrics.skimage_ssim",
+        "calculate_skimage_ssim_left": "vsr.metrics.skimage_ssim",
         "calculate_ssim": "vsr.metrics.ssim",
         "calculate_ssim_left": "vsr.metrics.ssim",
     },
@@ -181,6 +184,7 @@ MODELS = Registry(
     "model",
     {
         "ImageModel": "vsr.models.image",
+        "StereoModel": "vsr.models.stereo",
         "VideoModel": "vsr.models.video",
     },
 )

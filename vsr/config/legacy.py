@@ -69,7 +69,12 @@ def translate(root: Node, problems: list[str]) -> None:
 
 
 def _read_as_nafnet(root: Node) -> None:
-    """The model type is NAFNet's alone, and its calculate_ssim has another default than BasicSR's."""
+    """The model type is NAFNet's alone, for images and pairs, and its calculate_ssim has a default of its own."""
+    datasets = root.get("datasets")
+    sets = datasets.values() if isinstance(datasets, Node) else ()
+    if any(isinstance(dataset, Node) and dataset.get("type") == "PairedStereoImageDataset" for dataset in sets):
+        log.info("%s: ImageRestorationModel of stereo pairs is vsr's StereoModel", root.where("model_type"))
+        root["model_type"] = "StereoModel"
     val = root.get("val")
     metrics = val.get("metrics") if isinstance(val, Node) else None
     for metric in metrics.values() if isinstance(metrics, Node) else ():

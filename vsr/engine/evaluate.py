@@ -60,7 +60,7 @@ class EvaluationSet:
         )
 
     def bicubic(self, batch: Batch) -> Tensor:
-        """Upsample a prepared batch of one by antialiased bicubic: (1, 3, H, W), or (1, t, 3, H, W) of a clip."""
+        """Upsample a prepared batch of one by antialiased bicubic: (1, 3, H, W), (1, 6, H, W) or (1, t, 3, H, W)."""
         lq = batch["lq"]
         if lq.dim() == 5 and "frames" not in batch:
             lq = lq[:, lq.shape[1] // 2]  # the frame that a window is about
@@ -78,7 +78,8 @@ class EvaluationSet:
             restored: The frame as it was restored before; None: it is restored again.
 
         Returns:
-            Three uint8 (h, w, 3) RGB pictures; the last is None where there is no ground truth.
+            Three uint8 (h, w, 3) RGB pictures; the last is None where there is no ground truth. The views of
+            a stereo pair stand side by side.
         """
         keys = self.dataset.keys
         item = keys.index(key) if key in keys else keys.index(key.rpartition("/")[0])
@@ -88,16 +89,17 @@ class EvaluationSet:
             frame = names.index(key.rpartition("/")[2]) if names else 0
 
             def picture(images: Tensor) -> np.ndarray:
-                return to_uint8(images.reshape(-1, *images.shape[-3:])[frame])
+                return side_by_side(to_uint8(images.reshape(-1, *images.shape[-3:])[frame]))
 
             if restored is None:
                 model.inference_network.eval()
                 restored = picture(model.restore(batch))
+            restored = side_by_side(restored)
             target = picture(batch["gt"]) if "gt" in batch else None
             if names:  # of a clip, only the frame that is shown has to be upsampled
                 batch["lq"] = batch["lq"][:, frame : frame + 1]
             before = self.bicubic(batch)
-            return to_uint8(before.reshape(before.shape[-3:])), restored, target
+            return side_by_side(to_uint8(before.reshape(before.shape[-3:]))), restored, target
 
 
 def definitions(model: RestorationModel) -> Mapping[str, str]:
@@ -111,17 +113,24 @@ def higher_is_better(options: Options, model: RestorationModel, name: str) -> bo
     return bool(model.metrics[name].higher_is_better) if stated is None else stated == "higher"
 
 
+def side_by_side(image: np.ndarray) -> np.ndarray:
+    """Return the views of a stereo pair (h, w, 6) as one picture (h, 2w, 3), left one first; a picture as it is."""
+    return image if image.shape[2] == 3 else np.concatenate([image[..., :3], image[..., 3:]], axis=1)
+
+
 def frame_file(root: Path, suffix: str | None, key: str) -> Path:
     """Return where the frame of this key is saved below ``root``."""
     return root / f"{key}{f'_{suffix}' if suffix else ''}.png"
 
 
 def frame_writer(root: Path, suffix: str | None) -> OnFrame:
-    """Return a function that writes a frame below ``root`` under its key."""
+    """Return a function that writes a frame below ``root`` under its key; of a stereo pair KEY_L and KEY_R."""
 
     def write(key: str, image: np.ndarray) -> None:
-        path = frame_file(root, suffix, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, image)
+        views = {key: image} if image.shape[2] == 3 else {f"{key}_L": image[..., :3], f"{key}_R": image[..., 3:]}
+        for name, view in views.items():
+            path = frame_file(root, suffix, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, view)
 
     return write

@@ -17,6 +17,11 @@ class ImageModel(RestorationModel):
                 f"{where}.type: expected a data set of images (3, h, w) for model_type ImageModel, "
                 f"got samples of {shape}. Use PairedImageDataset, or model_type: VideoModel."
             )
+        if shape[0] != 3:
+            raise ValueError(
+                f"{where}.type: expected a data set of images (3, h, w) for model_type ImageModel, "
+                f"got stereo pairs of {shape}. Use model_type: StereoModel."
+            )
         temporal = getattr(self.network_g, "temporal", "image")
         if temporal != "image":
             raise ValueError(

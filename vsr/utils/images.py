@@ -143,13 +143,15 @@ def write_image(path: str | Path, image: Frame, *, jpeg_quality: int = 95) -> No
 def to_uint8(image: Tensor) -> Frame:
     """Turn an RGB tensor (3, h, w) or (1, 3, h, w) in [0, 1] into uint8 (h, w, 3): clamped, rounded half to even.
 
-    NaN becomes 0, so that the result does not depend on the device.
+    A stereo pair, (6, h, w), becomes (h, w, 6). NaN becomes 0, so that the result does not depend on the device.
     """
     shape = tuple(image.shape)
     if image.dim() == 4 and shape[0] == 1:
         image = image[0]
-    if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ValueError(f"image: expected float (3, h, w) or (1, 3, h, w), got {image.dtype} {shape}")
+    if image.dim() != 3 or image.shape[0] not in (3, 6) or not image.is_floating_point():
+        raise ValueError(
+            f"image: expected float (3, h, w) or (1, 3, h, w), 6 for 3 of a pair, got {image.dtype} {shape}"
+        )
     levels = image.detach().float().clamp(0, 1).nan_to_num(0).mul(255).round().to(torch.uint8)
     return levels.permute(1, 2, 0).contiguous().cpu().numpy()
 

@@ -1,0 +1,243 @@
+"""The model of stereo pairs: networks of both views and of one, what it measures, saves and refuses."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stereo_pairs import made_pair, write_pair
+from torch import Tensor, nn
+
+import vsr.models.stereo as stereo
+from vsr import metrics
+from vsr.config import Options, load_options
+from vsr.engine.evaluate import EvaluationSet
+from vsr.engine.test import test as run_test
+from vsr.engine.train import train
+from vsr.models.restoration import RestorationModel
+from vsr.registry import MODELS
+from vsr.utils.images import read_image
+
+# The keys and values of NAFNet's options/train/NAFSSR files; a smaller network and other folders.
+OFFICIAL = """\
+name: NAFSSR-tiny_x2
+model_type: ImageRestorationModel
+scale: 2
+num_gpu: 8
+manual_seed: 10
+datasets:
+  train:
+    name: Flickr1024-sr-train
+    type: PairedStereoImageDataset
+    dataroot_gt: {root}/patches_x2/
+    dataroot_lq: {root}/patches_x2/
+    io_backend:
+      type: disk
+    gt_size_h: 20
+    gt_size_w: 60
+    use_hflip: true
+    use_vflip: true
+    use_rot: false
+    flip_RGB: true
+    use_shuffle: true
+    num_worker_per_gpu: 0
+    batch_size_per_gpu: 2
+    dataset_enlarge_ratio: 1
+    prefetch_mode: ~
+  val:
+    name: Flickr1024-sr-test
+    type: PairedStereoImageDataset
+    dataroot_gt: {root}/hr
+    dataroot_lq: {root}/hr
+    num_worker_per_gpu: 0
+    io_backend:
+      type: disk
+network_g:
+  type: NAFSSR
+  up_scale: 2
+  width: 8
+  num_blks: 2
+  drop_path_rate: 0.1
+  train_size: [1, 6, 10, 30]
+  drop_out_rate: 0.
+path:
+  pretrain_network_g: ~
+  strict_load_g: true
+  resume_state: ~
+train:
+  optim_g:
+    type: AdamW
+    lr: !!float 3e-3
+    weight_decay: !!float 0
+    betas: [0.9, 0.9]
+  scheduler:
+    type: TrueCosineAnnealingLR
+    T_max: 2
+    eta_min: !!float 1e-7
+  total_iter: 2
+  warmup_iter: -1 # no warm up
+  mixup: false
+  pixel_opt:
+    type: MSELoss
+    loss_weight: 1.
+    reduction: mean
+val:
+  val_freq: !!float 2e4
+  save_img: false
+  trans_num: 1
+  max_minibatch: 1
+  metrics:
+    psnr:
+      type: calculate_psnr
+      crop_border: 0
+      test_y_channel: false
+    ssim:
+      type: calculate_skimage_ssim
+logger:
+  print_freq: 1
+  save_checkpoint_freq: !!float 1e4
+  use_tb_logger: true
+  wandb:
+    project: ~
+    resume_id: ~
+dist_params:
+  backend: nccl
+  port: 29500
+"""
+LEFT = ["val.metrics.psnr_left.type=calculate_psnr_left", "val.metrics.ssim_left.type=calculate_skimage_ssim_left"]
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """An option file of NAFNet's, with three patches to train on and two pairs of 40 x 120 to validate on."""
+    for number in range(1, 4):
+        write_pair(tmp_path / "patches_x2", f"{number:06d}", *made_pair((24, 66), disparity=6, seed=number), scale=2)
+    for number in range(1, 3):
+        write_pair(tmp_path / "hr", f"{number:04d}", *made_pair((40, 120), disparity=6, seed=9 + number), scale=2)
+    path = tmp_path / "official.yml"
+    path.write_text(OFFICIAL.format(root=tmp_path), encoding="utf-8")
+    return path
+
+
+def options_of(official: Path, *overrides: str) -> Options:
+    roots = (f"path.{name}_root={official.parent}/{name}" for name in ("experiments", "results"))
+    return load_options(official, [*roots, *overrides])
+
+
+def model_of(official: Path, *overrides: str) -> RestorationModel:
+    options = options_of(official, *overrides)
+    return MODELS.build({"type": options.model_type}, options=options, device=torch.device("cpu"), train=False)
+
+
+def test_nafnets_option_files_of_stereo_pairs_load_unchanged(official: Path) -> None:
+    options = load_options(official)
+    assert options.model_type == "StereoModel"
+    assert options.datasets["train"].dataset.type == "PairedStereoImageDataset"
+    # the same model type of images stays what it was
+    images = official.read_text().replace("PairedStereoImageDataset", "PairedImageDataset")
+    images = images.replace("gt_size_h: 20", "gt_size: 20").replace("    gt_size_w: 60\n", "")
+    official.write_text(images.replace("    use_vflip: true\n    use_rot: false\n    flip_RGB: true\n", ""))
+    assert load_options(official).model_type == "ImageModel"
+
+
+@pytest.mark.parametrize("network", ["NAFSSR", "MSRResNet"])
+def test_pairs_train_validate_and_test(official: Path, network: str) -> None:
+    given = [] if network == "NAFSSR" else ["network_g={type: MSRResNet, num_feat: 8, num_block: 1, upscale: 2}"]
+    options = options_of(official, *given, *LEFT, "val.compare_bicubic=true", "val.save_img=true")
+    train(options)
+    records = run_test(options)["val"]
+    assert [record.key for record in records] == ["0001", "0002"]
+    root = official.parent / "results" / options.name
+    pictures = root / "visualization" / "Flickr1024-sr-test"
+    assert sorted(path.name for path in pictures.iterdir()) == ["0001_L.png", "0001_R.png", "0002_L.png", "0002_R.png"]
+    for record in records:
+        restored = [read_image(pictures / f"{record.key}_{side}.png") for side in "LR"]
+        target = [read_image(official.parent / "hr" / record.key / f"hr{number}.png") for number in range(2)]
+        for name, kind in (("psnr", "calculate_psnr"), ("ssim", "calculate_skimage_ssim")):
+            metric = metrics.build({"type": kind})
+            each = [metric.measure(*pair) for pair in zip(restored, target, strict=True)]
+            assert record.metrics[name] == pytest.approx(sum(each) / 2, abs=1e-9)
+            left = metric.measure(restored[0][:, 64:], target[0][:, 64:])  # the first 64 columns do not count
+            assert record.metrics[f"{name}_left"] == pytest.approx(left, abs=1e-9)
+    report = (root / "report.html").read_text(encoding="utf-8")
+    assert "PSNR, RGB, crop 0, mean of both views" in report
+    assert "PSNR, RGB, crop 0, left view without its first 64 columns" in report
+    assert "64 columns, mean of both views" not in report
+
+
+def test_the_picture_of_a_pair_shows_both_views(official: Path) -> None:
+    options = options_of(official)
+    val_set = EvaluationSet("val", options)
+    before, restored, target = val_set.pictures(model_of(official), "0002")
+    assert before.shape == restored.shape == target.shape == (40, 240, 3)
+    views = [read_image(official.parent / "hr" / "0002" / f"hr{number}.png") for number in range(2)]
+    np.testing.assert_array_equal(target, np.concatenate(views, axis=1))
+
+
+def test_a_network_of_images_restores_each_view_by_itself(official: Path) -> None:
+    model = model_of(official, "network_g={type: NAFNetSR, up_scale: 2, width: 8, num_blks: 1}")
+    pairs = torch.rand(2, 6, 9, 14)
+    with torch.no_grad():
+        expected = torch.cat([model.network_g(pairs[:, :3]), model.network_g(pairs[:, 3:])], 1)
+        torch.testing.assert_close(model.restore({"lq": pairs}), expected)
+        model.parallel = model.network_g
+        torch.testing.assert_close(model.forward({"lq": pairs})["restored"], expected)
+
+
+class Shifting(nn.Module):
+    """Adds a part of the right view's neighbour at the left to the left view, and the other way round."""
+
+    kind, scale, size_multiple, min_size = "stereo", 1, 1, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x.chunk(2, 1)
+        return torch.cat([left + 0.5 * right.roll(4, -1), right + 0.5 * left.roll(-4, -1)], 1)
+
+
+def test_the_self_ensemble_flips_pairs_as_pairs(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = torch.rand(1, 6, 8, 24)
+    for flip in itertools.product((False, True), repeat=2):
+        once = stereo._flipped(pairs, *flip)
+        assert torch.equal(stereo._flipped(once, *flip), pairs)
+        # a network that knows what left and right are does the same to a flipped pair
+        torch.testing.assert_close(stereo._flipped(Shifting()(once), *flip), Shifting()(pairs))
+    model = model_of(official, "val.self_ensemble=true")
+    with torch.no_grad():
+        expected = sum(
+            stereo._flipped(model.network_g(stereo._flipped(pairs, *flip)), *flip)
+            for flip in itertools.product((False, True), repeat=2)
+        )
+        torch.testing.assert_close(model.restore({"lq": pairs}), expected / 4)
+        assert not torch.allclose(model.restore({"lq": pairs}), model.network_g(pairs))
+
+
+def test_tiles_hold_both_views(official: Path) -> None:
+    model = model_of(official, "val.tile=24", "val.tile_overlap=8")
+    pairs = torch.rand(1, 6, 20, 50)
+    model.network_g = Shifting()
+    model.options = options_of(official, "val.tile=24", "val.tile_overlap=16")
+    torch.testing.assert_close(model.restore({"lq": pairs})[..., 8:-8], Shifting()(pairs)[..., 8:-8], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model_type=ImageModel"], r"got stereo pairs of \(6, 10, 30\). Use model_type: StereoModel"),
+        (["model_type=VideoModel"], r"expected a data set of windows or clips"),
+        (["network_g={type: WindowNet}", "imports=[tiny_networks]"], r"expected a network of stereo pairs .*WindowNet"),
+        (["datasets.train.gt_size_h=28"], r"expected views of 28x60 .* or more, got 24x66"),
+        (["datasets.train.gt_size_w=61"], r"gt_size_w: expected a multiple of scale"),
+        (["datasets.train.flip_LR=true"], r"flip_LR"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_the_first_step(official: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(options_of(official, *overrides))
+
+
+def test_a_set_of_images_is_refused(official: Path) -> None:
+    kept = "num_worker_per_gpu: 0"
+    images = f"datasets.val={{type: PairedImageDataset, dataroot_gt: {official.parent}/hr, {kept}}}"
+    with pytest.raises(ValueError, match=r"datasets.val.type: expected a data set of stereo pairs \(6, h, w\)"):
+        train(options_of(official, images))

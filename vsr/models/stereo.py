@@ -1,0 +1,82 @@
+"""Restoration of stereo pairs."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from vsr.config import Options
+from vsr.inference import infer
+from vsr.models.restoration import Batch, RestorationModel
+from vsr.registry import MODELS
+
+
+@MODELS.register
+class StereoModel(RestorationModel):
+    """Networks that map the two views of a pair, (b, 6, h, w), left one first, to ``scale`` times their size.
+
+    Image networks work here, too: each view is restored by itself. A pair's metrics are the means over its views.
+    """
+
+    def __init__(self, *, options: Options, device: torch.device, train: bool = True) -> None:
+        super().__init__(options=options, device=device, train=train)
+        for metric in self.metrics.values():
+            if not metric.left_only:
+                metric.definition += ", mean of both views"
+
+    @property
+    def sees_both(self) -> bool:
+        """Whether the network takes both views at a time."""
+        return getattr(self.network_g, "kind", "") == "stereo"
+
+    def check_sample(self, sample: Batch, where: str, *, train: bool) -> None:
+        shape = tuple(sample["lq"].shape)
+        if len(shape) != 3 or shape[0] != 6:
+            raise ValueError(
+                f"{where}.type: expected a data set of stereo pairs (6, h, w) for model_type StereoModel, "
+                f"got samples of {shape}. Use PairedStereoImageDataset, or model_type: ImageModel."
+            )
+        temporal = getattr(self.network_g, "temporal", "image")
+        if temporal != "image":
+            raise ValueError(
+                f"network_g.type: expected a network of stereo pairs or of single images for model_type StereoModel, "
+                f"got {self.options.network_g.type} ({temporal}). Use NAFSSR, or model_type: VideoModel."
+            )
+        super().check_sample(sample, where, train=train)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        if self.sees_both:
+            return super().forward(batch)
+        return {"restored": _joined(self.parallel(_apart(batch["lq"])))}
+
+    def restore(self, batch: Batch) -> Tensor:
+        """As RestorationModel.restore; the self-ensemble is of the four flips that keep a pair's geometry."""
+        val = self.options.val
+
+        def run(x: Tensor, self_ensemble: bool = False) -> Tensor:
+            network, overlap = self.inference_network, val.tile_overlap
+            return infer(network, x, tile=val.tile, tile_overlap=overlap, self_ensemble=self_ensemble)
+
+        if not self.sees_both:
+            return _joined(run(_apart(batch["lq"]), val.self_ensemble))
+        if not val.self_ensemble:
+            return run(batch["lq"])
+        flips = list(itertools.product((False, True), repeat=2))
+        return torch.stack([_flipped(run(_flipped(batch["lq"], *flip)), *flip) for flip in flips]).mean(0)
+
+
+def _apart(pairs: Tensor) -> Tensor:
+    """Turn pairs (b, 6, h, w) into images (2b, 3, h, w), all left ones first."""
+    return torch.cat(pairs.chunk(2, 1))
+
+
+def _joined(views: Tensor) -> Tensor:
+    """Undo ``_apart``."""
+    return torch.cat(views.chunk(2), 1)
+
+
+def _flipped(pairs: Tensor, horizontal: bool, vertical: bool) -> Tensor:
+    """Flip pairs (b, 6, h, w) as pairs: mirrored views change places. Done twice it is undone."""
+    if horizontal:
+        pairs = pairs.roll(3, 1).flip(-1)
+    return pairs.flip(-2) if vertical else pairs
