@@ -104,6 +104,8 @@ NETWORKS = Registry(
 DATASETS = Registry(
     "dataset",
     {
+        "CharadesDataset": "vsr.data.prediction",
+        "HumanEvaDataset": "vsr.data.prediction",
         "PairedImageDataset": "vsr.data.paired_image",
         "PairedStereoImageDataset": "vsr.data.paired_stereo_image",
         "SingleImageDataset": "vsr.data.single_image",

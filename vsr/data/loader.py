@@ -41,11 +41,11 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
         raise ValueError(f"datasets.{key}: {error}") from error
     for_training = key == "train"
     if getattr(dataset, "is_train", for_training) != for_training:
-        kinds = ("a training set (random crops: gt_size)", "a test set (whole frames)")
+        kinds = ("a training set (random samples)", "a test set (whole frames, in order)")
         expected, got = kinds if for_training else kinds[::-1]
         raise ValueError(
             f"datasets.{key}: expected {expected}, got {options.dataset.type} as {got}. "
-            "Choose the type for its purpose."
+            "Choose the type, gt_size or partition for its purpose."
         )
     clips = f", {len(dataset.clip_names)} clips" if hasattr(dataset, "clip_names") else ""
     log.info("datasets.%s: %s%s, %d samples", key, options.dataset.type, clips, len(dataset))
