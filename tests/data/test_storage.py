@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 
-from vsr.data.lmdb_storage import LmdbStorage
 from vsr.data.storage import DiskStorage, open_storage
 
 
@@ -106,9 +105,11 @@ def test_images_are_found_at_any_depth_in_natural_order(write_clip: Any, storage
 
 
 def test_a_backend_is_disk_or_lmdb() -> None:
-    assert isinstance(open_storage(None), DiskStorage)
-    assert isinstance(open_storage({"type": "disk"}), DiskStorage)
-    assert isinstance(open_storage({"type": "lmdb"}), LmdbStorage)
+    assert [open_storage(option).is_lmdb("x.lmdb") for option in (None, {"type": "disk"}, {"type": "lmdb"})] == [
+        False,
+        False,
+        True,
+    ]
     with pytest.raises(ValueError, match=r"io_backend.type: expected disk or lmdb, got 'lmbd'\. Did you mean 'lmdb'"):
         open_storage({"type": "lmbd"})
     with pytest.raises(ValueError, match="io_backend: expected no key but type, got db_paths"):

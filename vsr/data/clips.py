@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from vsr.data.pairs import Pair, PairReader
-from vsr.data.storage import Clip, existing, open_storage, stem
+from vsr.data.storage import Clip, RootPair, Roots, existing, open_storage, pair_roots, stem
 from vsr.data.video_cache import frames_of_video
 
 log = logging.getLogger(__name__)
 _NUMBER = re.compile(r"(.*?)(\d+)(\D*)")  # the last number of a name, leading zeros or not
-_CLIP_LINE = re.compile(r"(\S.*?)\s+(\d+)(?:\s+\(.*\))?")
+_CLIP_LINE = re.compile(r"(\S+$|\S.*?(?=\s+\d+(?:\s|$)))(?:\s+(\d+)(?:\s+\(.*\))?)?")
 _IMAGE_LINE = re.compile(r"(\S.*?)(?:\s+\(\s*\d+\s*(?:,\s*\d+\s*)*\))?")
 
 
@@ -65,6 +65,11 @@ class ClipPair:
 class ClipSet:
     """The clips of a video data set. For the arguments see the data sets in vsr.data.video.
 
+    Args:
+        depth: A clip's name is the last so many folders of its path, whatever lies above them; None: its path
+            below the root.
+        single_gt: A GT clip of one frame is the ground truth of that frame of LQ: there is none for the others.
+
     Raises:
         FileNotFoundError: a root or the meta_info_file is missing.
         ValueError: a root holds no clip, LQ and GT do not fit together, a name is unknown ...
@@ -73,8 +78,8 @@ class ClipSet:
     def __init__(
         self,
         *,
-        dataroot_gt: str | None,
-        dataroot_lq: str | None,
+        dataroot_gt: Roots | None,
+        dataroot_lq: Roots | None,
         scale: int,
         gt_downscale: int,
         filename_tmpl: str,
@@ -85,24 +90,55 @@ class ClipSet:
         io_backend: Mapping[str, Any] | None,
         exact: bool,
         keep: int = 1,
+        depth: int | None = None,
+        single_gt: bool = False,
         allow_gaps: bool = False,
     ) -> None:
         check_roots(dataroot_gt, dataroot_lq, scale)
         self.storage = open_storage(io_backend)
         self.reader = PairReader(storage=self.storage, scale=scale, gt_downscale=gt_downscale, exact=exact, keep=keep)
-        self._allow_gaps = allow_gaps
-        self._tmpl = check_template(filename_tmpl)
-        gt = self.storage.clips(dataroot_gt, "dataroot_gt") if dataroot_gt is not None else {}
-        lq = self.storage.clips(dataroot_lq, "dataroot_lq") if dataroot_lq is not None else {}
-        if _is_clip(dataroot_gt, gt) and _is_clip(dataroot_lq, lq):  # sharp.mp4 and blurred.mp4: no common name needed
-            lq = {name: next(iter(lq.values())) for name in gt}
+        self._tmpl, self._single_gt, self._allow_gaps = check_template(filename_tmpl), single_gt, allow_gaps
+        gt: dict[str, Clip] = {}
+        lq: dict[str, Clip] = {}
+        self.roots = pair_roots(dataroot_gt, dataroot_lq)
+        for roots in self.roots:
+            one, other = self._found(roots, depth)
+            gt |= one
+            lq |= other
         counts = read_clip_list(meta_info_file) if meta_info_file is not None else {}
+        counts, clips, exclude_clips = (self._with_labels(names, gt or lq) for names in (counts, clips, exclude_clips))
         names = _selected(list(gt or lq), counts, meta_info_file, clips, exclude_clips)
         if gt and lq:
             chosen = set(names) if counts or clips or exclude_clips else set(lq)  # what is not chosen need not fit
             same_names(names, chosen & set(lq), "clips")
         self.clips = [self._paired(name, gt.get(name), lq.get(name), counts.get(name), frames) for name in names]
         self._count()
+
+    def _found(self, roots: RootPair, depth: int | None) -> tuple[dict[str, Clip], dict[str, Clip]]:
+        """Find the clips of a pair of roots, by their names in the set: GT's and LQ's."""
+        found = []
+        for root, argument in ((roots.gt, "dataroot_gt"), (roots.lq, "dataroot_lq")):
+            argument = roots.argument(argument)
+            clips = self.storage.clips(root, argument) if root is not None else {}
+            found.append(clips if depth is None else _by_last_folders(clips, depth, argument))
+        gt, lq = found
+        if _is_clip(roots.gt, gt) and _is_clip(roots.lq, lq):  # sharp.mp4 and blurred.mp4: no common name needed
+            lq = {name: next(iter(lq.values())) for name in gt}
+        if roots.label and _is_clip(roots.gt or roots.lq, gt or lq):  # the clip has the root's name, which is enough
+            gt, lq = (dict(zip([roots.label], clips.values(), strict=False)) for clips in (gt, lq))
+            return gt, lq
+        return {roots.name(name): clip for name, clip in gt.items()}, {roots.name(n): clip for n, clip in lq.items()}
+
+    def _with_labels(self, names: Any, known: Collection[str]) -> Any:
+        """Let the name of a clip below its root stand for the clips so called in each of several roots."""
+        if names is None or len(self.roots) == 1:
+            return names
+        full: dict[str, Any] = {}
+        for name in names:
+            below = [roots.name(name) for roots in self.roots if roots.name(name) in known]
+            given = names[name] if isinstance(names, dict) else None
+            full |= dict.fromkeys([name] if name in known or not below else below, given)
+        return full if isinstance(names, dict) else list(full)
 
     def __len__(self) -> int:
         """Return the number of frames of all clips."""
@@ -168,10 +204,13 @@ class ClipSet:
                     f"{clip.folder}: expected one image for each name, got {twice}. Remove the one or the other."
                 )
         if gt is not None and lq is not None:
-            lq = self._matched(name, gt, lq)
+            if self._single_gt and len(gt.files) == 1 < len(lq.files):
+                gt = self._spread(name, gt, lq)
+            else:
+                lq = self._matched(name, gt, lq)
         whole = ClipPair(name, gt, lq, (0, 0))
         clip_pair = whole.cut(_used_range(name, len(whole), count, frames))
-        if not self._allow_gaps and (missing := gaps(clip_pair.main.files)):
+        if not self._allow_gaps and (missing := gaps((clip_pair.lq or clip_pair.main).files)):
             before, after, lost = missing[0]
             more = f"; {len(missing)} gaps in all" if len(missing) > 1 else ""
             raise ValueError(
@@ -179,6 +218,11 @@ class ClipSet:
                 f"{more}. Complete the clip, leave it out (exclude_clips), or set allow_gaps: true."
             )
         return replace(clip_pair, size=self.reader.pair(*clip_pair.pair(0)[:2]).size)
+
+    def _spread(self, name: str, gt: Clip, lq: Clip) -> Clip:
+        """Return a GT clip of one frame as one that has this frame at all places: it is asked for at its own."""
+        same_names([self._tmpl.format(stem(gt.files[0]))], set(map(stem, lq.files)), f"frames of clip '{name}'")
+        return replace(gt, files=gt.files * len(lq.files))
 
     def _matched(self, name: str, gt: Clip, lq: Clip) -> Clip:
         """Return the LQ clip with its files in the order of GT's."""
@@ -200,7 +244,7 @@ class ClipSet:
 # --- checks that sets of clips and of images share ----------------------------------------------
 
 
-def check_roots(dataroot_gt: str | None, dataroot_lq: str | None, scale: int) -> None:
+def check_roots(dataroot_gt: Roots | None, dataroot_lq: Roots | None, scale: int) -> None:
     """Raise ValueError if the roots do not say where GT and LQ come from."""
     if dataroot_gt is None and dataroot_lq is None:
         raise ValueError("dataroot_gt: expected this or dataroot_lq, got neither. Name the folder of the data.")
@@ -255,14 +299,14 @@ def pick(names: Sequence[str], known: Collection[str], argument: str) -> list[st
     return list(names)
 
 
-def read_clip_list(path: str) -> dict[str, int]:
-    """Read BasicSR's list of clips, lines ``folder n (h,w,c)``: name -> number of frames.
+def read_clip_list(path: str) -> dict[str, int | None]:
+    """Read a list of clips, BasicSR's lines ``folder n (h,w,c)`` or names alone: name -> number of frames, if said.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a line is of another form, with its number.
     """
-    return {m[1]: int(m[2]) for m in _matched_lines(path, _CLIP_LINE, "folder n (h,w,c)")}
+    return {m[1]: int(m[2]) if m[2] else None for m in _matched_lines(path, _CLIP_LINE, "folder n (h,w,c)")}
 
 
 def read_image_list(path: str) -> list[str]:
@@ -334,6 +378,20 @@ def _used_range(name: str, total: int, count: int | None, frames: Sequence[int] 
     return slice(first, last + 1)
 
 
+def _by_last_folders(found: Mapping[str, Clip], depth: int, argument: str) -> dict[str, Clip]:
+    """Name clips by the last ``depth`` folders of their paths, whatever an archive was unpacked into."""
+    named: dict[str, Clip] = {}
+    for name, clip in found.items():
+        short = "/".join(name.split("/")[-depth:])
+        if short in named:
+            raise ValueError(
+                f"{argument}: expected one clip for each name, got {named[short].folder} and {clip.folder}. "
+                "Name the folder that holds the clips of one kind."
+            )
+        named[short] = clip
+    return named
+
+
 def _is_clip(root: str | None, found: Mapping[str, Clip]) -> bool:
     """Tell whether a root is itself the one clip found in it."""
     return root is not None and [clip.folder for clip in found.values()] == [existing(root, "")]
@@ -348,8 +406,8 @@ def _decoded(clip: Clip) -> Clip:
 
 def first_duplicate(files: Sequence[str]) -> str:
     """Name the first two files that differ in their suffix only; '' if there are none."""
-    if len({stem(file) for file in files}) == len(files):
-        return ""
+    if len({file[file.rfind(".") :] for file in files}) == len(set(files)) - len(files) + 1:
+        return ""  # of one suffix, and none twice: the common case, without a call for each
     seen: dict[str, str] = {}
     for file in files:
         if stem(file) in seen:
@@ -364,6 +422,10 @@ def gaps(files: Sequence[str]) -> list[tuple[str, str, int]]:
     Names tell only if they differ in one number whose least step is that of more than half of the frames: there is
     no gap in 00, 02, 04, and none that could be known in time stamps.
     """
+    digits = files[0].find(".")
+    numbers = [file[:digits] for file in files]
+    if "".join(numbers).isdigit() and int(numbers[-1]) - int(numbers[0]) == len(files) - 1:
+        return []  # the common case, many times as fast
     parts = [_NUMBER.fullmatch(stem(file)) for file in files]
     if len(parts) < 3 or any(p is None or (p[1], p[3]) != (parts[0][1], parts[0][3]) for p in parts):  # type: ignore[index]
         return []
@@ -371,7 +433,7 @@ def gaps(files: Sequence[str]) -> list[tuple[str, str, int]]:
     step = int(steps.min())
     if step < 1 or 2 * np.count_nonzero(steps == step) <= len(steps):
         return []
-    return [(files[i], files[i + 1], int(steps[i]) // step - 1) for i in np.flatnonzero(steps != step)]
+    return [(files[i], files[i + 1], int(steps[i]) // step - 1) for i in np.flatnonzero(steps != step).tolist()]
 
 
 def _some(names: Collection[str], count: int = 3) -> str:

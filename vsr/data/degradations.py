@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from vsr.data.filters import resized
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.stage import ClipStage, Image, Rng, Size, Stage
 from vsr.registry import DEGRADATIONS
+
+Root = TypeVar("Root", str | None, str | list[str] | None)
 
 # GT pixels read around a crop where the stages that follow cannot be told exactly: it keeps most of what they do
 # at borders out of the crop, at a cost that stays bounded.
@@ -187,8 +189,8 @@ class Degradations:
 
 
 def build_degradations(
-    options: Sequence[Mapping[str, Any]], *, scale: int, dataroot_gt: str | None, dataroot_lq: str | None, keep: int = 1
-) -> tuple[Degradations | None, str | None]:
+    options: Sequence[Mapping[str, Any]], *, scale: int, dataroot_gt: Root, dataroot_lq: Root, keep: int = 1
+) -> tuple[Degradations | None, Root]:
     """Return what makes LQ, none for an empty list; and the root that stands for LQ's.
 
     Raises:

@@ -85,7 +85,7 @@ class LmdbStorage:
     def images(self, root: str, argument: str) -> list[str]:
         return list(in_order([f"{key}.png" for key in self._listing(root, argument)[1].keys]))
 
-    def listed(self, name: str) -> str:
+    def listed(self, name: str, root: str | None = None) -> str:
         return f"{stem(name)}.png"
 
     def crops(self, path: str) -> bool:

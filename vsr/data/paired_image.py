@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from vsr.data.clips import (
 from vsr.data.degradations import build_degradations
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.sample import Sample, naming, stacked
-from vsr.data.storage import existing, open_storage, stem
+from vsr.data.storage import RootPair, existing, open_storage, pair_roots, stem
 from vsr.registry import DATASETS
 
 CHECKED_AT_START = 1000  # images, evenly spaced, whose sizes are compared before the first step
@@ -35,16 +36,17 @@ class PairedImageDataset(Dataset[Sample]):
     all that is random depends on (seed, draw, index) alone. Without, an item is a whole pair.
 
     Args:
-        dataroot_gt: Folder of the images in high quality; None (when testing): there are none.
-        dataroot_lq: Folder of those in low quality; None: made from GT by antialiased bicubic
-            reduction, rounded to 8 bits.
+        dataroot_gt: Folder of the images in high quality, or a list of folders; None (when testing): there are none.
+        dataroot_lq: Folder of those in low quality, or a list in the order of dataroot_gt's; None: made from GT by
+            antialiased bicubic reduction, rounded to 8 bits.
         scale: GT size / LQ size.
         gt_size: Side of the square crop, GT pixels, a multiple of scale; None: whole images.
         use_hflip: Flip horizontally at random, when training.
         use_rot: Flip vertically and exchange the axes at random, when training.
         gt_downscale: Reduce the GT files by this factor first.
         filename_tmpl: Name of an LQ image, without suffix, for the name {} of its GT image.
-        meta_info_file: List of the images to use, lines ``name (h,w,c)``.
+        meta_info_file: List of the images to use, lines ``name (h,w,c)``; of several roots those of that name in each,
+            or ``root/name`` with the folder's name, or its number if folders of one name are among them.
         cache_data: Keep the decoded images in memory.
         io_backend: Where the images are: {type: disk} in files, {type: lmdb} in LMDBs, which the roots then are.
         degradations: Stages that make LQ from GT, in place of the bicubic reduction.
@@ -58,8 +60,8 @@ class PairedImageDataset(Dataset[Sample]):
     def __init__(
         self,
         *,
-        dataroot_gt: str | None = None,
-        dataroot_lq: str | None = None,
+        dataroot_gt: str | list[str] | None = None,
+        dataroot_lq: str | list[str] | None = None,
         scale: int,
         gt_size: int | None = None,
         use_hflip: bool = True,
@@ -81,16 +83,15 @@ class PairedImageDataset(Dataset[Sample]):
         self.is_train = gt_size is not None
         if self.is_train and dataroot_gt is None:
             raise ValueError("dataroot_gt: expected the folder of the ground truth to train on (gt_size), got none.")
-        self.reader = PairReader(
-            storage=open_storage(io_backend), scale=scale, gt_downscale=gt_downscale, exact=self.is_train
-        )
+        self._storage = open_storage(io_backend)
+        self.reader = PairReader(storage=self._storage, scale=scale, gt_downscale=gt_downscale, exact=self.is_train)
         self.scale, self.seed = scale, check_seed(seed)
         self.crop = check_crop(gt_size, scale) if gt_size is not None else 0  # side in LQ pixels
         self.use_hflip, self.use_rot = use_hflip, use_rot
         self.has_gt = dataroot_gt is not None
-        roots = {"dataroot_gt": dataroot_gt, "dataroot_lq": dataroot_lq}
-        self._folders = [existing(root, argument) if root is not None else None for argument, root in roots.items()]
-        self._names = self._find(dataroot_gt, dataroot_lq, check_template(filename_tmpl), meta_info_file)
+        self._roots = pair_roots(dataroot_gt, dataroot_lq)
+        self._folders = [_folders(roots) for roots in self._roots]
+        self._names = self._find(check_template(filename_tmpl), meta_info_file)  # root's number, GT's and LQ's name
         self._pairs: list[Pair] | None = None
         largest = self._check_sizes()
         if cache_data:
@@ -105,14 +106,13 @@ class PairedImageDataset(Dataset[Sample]):
     @property
     def keys(self) -> list[str]:
         """The key of every item: the image's path below its root, without suffix."""
-        return [stem(gt or lq) for gt, lq in self._names]
+        return [self._key(index) for index in range(len(self))]
 
     @property
     def gt_files(self) -> list[str]:
         """The file of every item: GT's, or LQ's where there is no GT."""
-        folder = self._folders[0] or self._folders[1]
-        root = os.path.realpath(folder) if folder else ""  # another data set may have it by a link
-        return [os.path.join(root, gt or lq) for gt, lq in self._names]
+        roots = [os.path.realpath(gt or lq or "") for gt, lq in self._folders]  # another data set may have it by a link
+        return [os.path.join(roots[number], gt or lq) for number, gt, lq in self._names]
 
     def named_pairs(self) -> list[tuple[str, Pair]]:
         """Return each item's key and its files."""
@@ -122,7 +122,7 @@ class PairedImageDataset(Dataset[Sample]):
         index, draw = item if isinstance(item, tuple) else (item, 0)
         if self.is_train != isinstance(item, tuple):
             raise TypeError(f"item: expected {'(index, draw)' if self.is_train else 'a number'}, got {item!r}")
-        key = stem(self._names[index][0] or self._names[index][1])
+        key = self._key(index)
         with naming(key):
             pair, region, flips = self._pair(index), None, None
             if self.is_train:
@@ -147,26 +147,47 @@ class PairedImageDataset(Dataset[Sample]):
     def _pair(self, index: int) -> Pair:
         if self._pairs is not None:
             return self._pairs[index]
+        number, *names = self._names[index]
         gt, lq = (
             os.path.join(folder, name) if folder is not None and name else None
-            for folder, name in zip(self._folders, self._names[index], strict=True)
+            for folder, name in zip(self._folders[number], names, strict=True)
         )
         return self.reader.pair(gt, lq)
 
-    def _find(
-        self, dataroot_gt: str | None, dataroot_lq: str | None, tmpl: str, meta_info_file: str | None
+    def _key(self, index: int) -> str:
+        number, gt, lq = self._names[index]
+        return self._roots[number].name(stem(gt or lq))
+
+    def _find(self, tmpl: str, meta_info_file: str | None) -> list[tuple[int, str, str]]:
+        """Return for each item the number of its roots, and the names of its files below them, '' for none."""
+        listed = read_image_list(meta_info_file) if meta_info_file is not None else None
+        items: list[tuple[int, str, str]] = []
+        unknown: dict[str, None] = dict.fromkeys(listed or ())
+        known: dict[str, None] = {}
+        for number, roots in enumerate(self._roots):
+            gt = self._images(roots.gt, roots.argument("dataroot_gt"))
+            lq = self._images(roots.lq, roots.argument("dataroot_lq"))
+            chosen = names = gt or lq
+            if listed is not None:
+                root, there = roots.gt or roots.lq, set(names)
+                paths = {name: self._storage.listed(roots.below(name), root) for name in listed}
+                chosen = [path for path in dict.fromkeys(paths.values()) if path in there]
+                unknown = {name: None for name in unknown if paths[name] not in there}
+                known |= dict.fromkeys(map(roots.name, names))
+            items += [(number, *pair) for pair in self._matched(chosen, gt, lq, tmpl, meta_info_file)]
+        pick(list(unknown), known, f"meta_info_file {meta_info_file}")
+        return items
+
+    def _images(self, root: str | None, argument: str) -> list[str]:
+        names = self._storage.images(root, argument) if root is not None else []
+        if twice := first_duplicate(names):
+            raise ValueError(f"{root}: expected one image for each name, got {twice}. Remove the one or the other.")
+        return names
+
+    def _matched(
+        self, chosen: list[str], gt: list[str], lq: list[str], tmpl: str, meta_info_file: str | None
     ) -> list[tuple[str, str]]:
-        """Return for each item the names of its GT and LQ file below the roots, '' where there is none."""
-        storage = self.reader.storage
-        gt = storage.images(dataroot_gt, "dataroot_gt") if dataroot_gt is not None else []
-        lq = storage.images(dataroot_lq, "dataroot_lq") if dataroot_lq is not None else []
-        for names, root in ((gt, dataroot_gt), (lq, dataroot_lq)):
-            if twice := first_duplicate(names):
-                raise ValueError(f"{root}: expected one image for each name, got {twice}. Remove the one or the other.")
-        chosen = gt or lq
-        if meta_info_file is not None:
-            listed = [storage.listed(name) for name in read_image_list(meta_info_file)]
-            chosen = pick(listed, dict.fromkeys(chosen), f"meta_info_file {meta_info_file}")
+        """Return the names of the GT and LQ file of each chosen image of one pair of roots."""
         if not gt:
             return [("", name) for name in chosen]
         if not lq:
@@ -198,8 +219,17 @@ class PairedImageDataset(Dataset[Sample]):
             )
 
 
+def _folders(roots: RootPair) -> list[Path | None]:
+    return [
+        existing(root, roots.argument(argument)) if root is not None else None
+        for root, argument in ((roots.gt, "dataroot_gt"), (roots.lq, "dataroot_lq"))
+    ]
+
+
 def _template_hint(wanted: Sequence[str], found: Sequence[str]) -> str:
     """Say which filename_tmpl would fit if the LQ names are the GT names with something appended."""
+    if not wanted:
+        return ""
     first, other = os.path.basename(wanted[0]), os.path.basename(found[0])
     if other != first and other.startswith(first):
         return f"If '{other}' belongs to '{first}', set filename_tmpl: '{{}}{other[len(first) :]}'."

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from vsr.data.clips import first_duplicate, pick, read_image_list
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.sample import Sample, naming, stacked
-from vsr.data.storage import DiskStorage, existing, in_order, open_storage, stem, walk
+from vsr.data.storage import existing, in_order, open_storage, stem, walk
 from vsr.data.video_cache import frames_of_video
 from vsr.registry import DATASETS
 from vsr.utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -39,12 +39,12 @@ class SingleImageDataset(Dataset[Sample]):
     def __init__(
         self, *, dataroot_lq: str, meta_info_file: str | None = None, io_backend: Mapping[str, Any] | None = None
     ) -> None:
-        self.reader = PairReader(storage=open_storage(io_backend), scale=1)
-        storage = self.reader.storage
-        if isinstance(storage, DiskStorage):
-            self._files = _files(existing(dataroot_lq, "dataroot_lq"))
+        storage = open_storage(io_backend)
+        self.reader = PairReader(storage=storage, scale=1)
+        root = existing(dataroot_lq, "dataroot_lq")
+        if not storage.is_lmdb(dataroot_lq):
+            self._files = _files(root)
         else:
-            root = existing(dataroot_lq, "dataroot_lq")
             self._files = {name: os.path.join(root, name) for name in storage.images(dataroot_lq, "dataroot_lq")}
         if twice := first_duplicate(list(self._files)):
             raise ValueError(
@@ -90,10 +90,6 @@ def _files(root: Path) -> dict[str, str]:
         if suffix not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
             raise ValueError(f"dataroot_lq: expected a folder, an image or a video, got the file '{root}'.")
         return _frames(root, root.parent) if suffix in VIDEO_SUFFIXES else {root.name: str(root)}
-    if (root / "data.mdb").is_file():
-        raise ValueError(
-            f"dataroot_lq: expected a folder of image files, got the LMDB '{root}'. Set io_backend: {{type: lmdb}}."
-        )
     found: dict[str, str] = {}
     for folder, images, videos in walk(root):
         found |= {(folder / name).relative_to(root).as_posix(): str(folder / name) for name in images}

@@ -1,15 +1,22 @@
 """Where images lie: finding clips and images below a root, and reading them, whole or in part."""
 
 import difflib
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from vsr.data.augment import Region
 from vsr.registry import suggest
 from vsr.utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, image_size, natural_key, read_image
+
+log = logging.getLogger(__name__)
+
+Roots: TypeAlias = str | list[str]  # of a data set: one folder or LMDB, or several
+
+_KINDS = dict.fromkeys(IMAGE_SUFFIXES, "image") | dict.fromkeys(VIDEO_SUFFIXES, "video")
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,13 @@ class Storage(Protocol):
             ValueError: there is no image in it.
         """
 
-    def listed(self, name: str) -> str:
-        """Return the path that ``images`` gives to the image that a list made for folders calls ``name``."""
+    def listed(self, name: str, root: str | None = None) -> str:
+        """Return the path that ``images`` gives to the image that a list made for folders calls ``name``.
+
+        Args:
+            name: What the list says.
+            root: Where the image lies; None: in the only root that was searched.
+        """
 
     def crops(self, path: str) -> bool:
         """Tell whether a part of an image costs less than the whole, so that it pays to ask for no more."""
@@ -115,7 +127,7 @@ class DiskStorage:
             )
         return list(in_order(found))
 
-    def listed(self, name: str) -> str:
+    def listed(self, name: str, root: str | None = None) -> str:
         return name
 
     def crops(self, path: str) -> bool:
@@ -131,12 +143,66 @@ class DiskStorage:
         return image_size(path)
 
 
-def open_storage(io_backend: Mapping[str, Any] | None) -> Storage:
-    """Return the storage that an ``io_backend`` option names; None stands for files on disk.
+class RootStorage:
+    """Roots that are folders of files or LMDBs, each what it is: GT may be the one and LQ the other.
+
+    Args:
+        expects_lmdb: The option file says io_backend lmdb: a root that is none is told of, as files are slower.
+    """
+
+    def __init__(self, *, expects_lmdb: bool = False) -> None:
+        self._expects_lmdb = expects_lmdb
+        self._disk, self._lmdb = DiskStorage(), None  # type: DiskStorage, Any
+        self._lmdb_roots: tuple[str, ...] = ()  # with the separator behind them
+
+    def is_lmdb(self, root: str) -> bool:
+        """Tell whether a root is an LMDB, or by its name and the option would be one if it were whole."""
+        path = Path(os.path.abspath(os.path.expanduser(root)))
+        return (path / "data.mdb").is_file() or (self._expects_lmdb and path.suffix == ".lmdb")
+
+    def clips(self, root: str, argument: str) -> dict[str, Clip]:
+        return self._at(root, argument).clips(root, argument)
+
+    def images(self, root: str, argument: str) -> list[str]:
+        return self._at(root, argument).images(root, argument)
+
+    def listed(self, name: str, root: str | None = None) -> str:
+        in_lmdb = bool(self._lmdb_roots) if root is None else self.is_lmdb(root)
+        return (self._lmdb if in_lmdb else self._disk).listed(name)
+
+    def crops(self, path: str) -> bool:
+        return self._of(path).crops(path)
+
+    def read(self, path: str, region: Region | None = None) -> Frame:
+        return self._of(path).read(path, region)
+
+    def size(self, path: str) -> tuple[int, int]:
+        return self._of(path).size(path)
+
+    def _at(self, root: str, argument: str) -> Storage:
+        path = existing(root, argument)
+        if not self.is_lmdb(root):
+            if self._expects_lmdb:
+                log.warning("%s: io_backend is lmdb, but '%s' is not one; it is read as files", argument, root)
+            return self._disk
+        if self._lmdb is None:
+            from vsr.data.lmdb_storage import LmdbStorage  # files on disk need no package lmdb
+
+            self._lmdb = LmdbStorage()
+        self._lmdb_roots += (f"{path}{os.sep}",)
+        return self._lmdb
+
+    def _of(self, path: str) -> Storage:
+        return self._lmdb if path.startswith(self._lmdb_roots) else self._disk
+
+
+def open_storage(io_backend: Mapping[str, Any] | None) -> RootStorage:
+    """Return the storage for the roots of a data set; None stands for files on disk.
+
+    Whether a root is an LMDB is seen from the root. ``io_backend`` says what is expected of it.
 
     Raises:
-        ValueError: the option names none.
-        ImportError: type lmdb, and the package lmdb is missing.
+        ValueError: the option names no storage.
     """
     option = {"type": "disk"} if io_backend is None else dict(io_backend)
     kind = option.pop("type", None)
@@ -144,11 +210,73 @@ def open_storage(io_backend: Mapping[str, Any] | None) -> Storage:
         raise ValueError(f"io_backend.type: expected disk or lmdb, got {kind!r}.{suggest(str(kind), ['disk', 'lmdb'])}")
     if option:
         raise ValueError(f"io_backend: expected no key but type, got {', '.join(sorted(option))}. Remove it.")
-    if kind == "disk":
-        return DiskStorage()
-    from vsr.data.lmdb_storage import LmdbStorage  # files on disk need no package lmdb
+    return RootStorage(expects_lmdb=kind == "lmdb")
 
-    return LmdbStorage()
+
+class RootPair(NamedTuple):
+    """One root in high quality and the one in low quality that belongs to it.
+
+    Args:
+        gt, lq: The roots; None: there is none.
+        label: What stands before the names of its clips or images, 'train_sharp'; '' where there is but one pair.
+        number: Its place in the options' lists; None where there is but one pair.
+    """
+
+    gt: str | None
+    lq: str | None
+    label: str
+    number: int | None
+
+    def argument(self, name: str) -> str:
+        """Return the option that names a root of the pair, for messages: 'dataroot_gt[1]'."""
+        return name if self.number is None else f"{name}[{self.number}]"
+
+    def name(self, below: str) -> str:
+        """Return the name in the data set of what is called ``below`` below the root."""
+        return f"{self.label}/{below}" if self.label else below
+
+    def below(self, name: str) -> str:
+        """Return what is called ``name`` in the data set, or in a list that knows no labels, below the root."""
+        return name.removeprefix(f"{self.label}/") if self.label else name
+
+
+def pair_roots(dataroot_gt: Roots | None, dataroot_lq: Roots | None) -> list[RootPair]:
+    """Pair the roots of GT with those of LQ.
+
+    Labels are the names of the GT roots' folders (of LQ's where there are no others) if they differ, else their
+    numbers.
+
+    Raises:
+        ValueError: there are not as many of the one as of the other, or one is named twice.
+        FileNotFoundError: one of several is missing.
+    """
+    gt, lq = ([] if roots is None else list_roots(roots) for roots in (dataroot_gt, dataroot_lq))
+    if gt and lq and len(gt) != len(lq):
+        raise ValueError(
+            f"dataroot_lq: expected one root for each of dataroot_gt, got {len(lq)} for {len(gt)}. Name them in pairs."
+        )
+    count = max(len(gt), len(lq))
+    if count == 1:
+        return [RootPair(gt[0] if gt else None, lq[0] if lq else None, "", None)]
+    name = "dataroot_gt" if gt else "dataroot_lq"
+    folders = [existing(root, f"{name}[{number}]") for number, root in enumerate(gt or lq)]
+    if len(set(folders)) < count:
+        raise ValueError(f"{name}: expected each root once, got {', '.join(gt or lq)}. To draw more often from one, "
+                         "mix data sets by weight: type MixedDataset.")  # fmt: skip
+    labels = [folder.stem if folder.is_file() else folder.name.removesuffix(".lmdb") for folder in folders]
+    if len(set(labels)) < count:
+        labels = [str(number) for number in range(count)]
+    return [
+        RootPair(gt[number] if gt else None, lq[number] if lq else None, labels[number], number)
+        for number in range(count)
+    ]
+
+
+def list_roots(roots: Roots) -> Sequence[str]:
+    """Return roots as a list; raise ValueError if it is an empty one."""
+    if not roots:
+        raise ValueError("dataroot: expected at least one folder, got none.")
+    return [roots] if isinstance(roots, str | os.PathLike) else roots
 
 
 def named_clips(found: Mapping[str, Clip], path: Path, argument: str) -> dict[str, Clip]:
@@ -201,8 +329,10 @@ def stem(file: str) -> str:
 
 def in_order(names: list[str]) -> tuple[str, ...]:
     """Sort names as people count: 2 before 10."""
-    if len({len(name) for name in names}) == 1 and all(name.partition(".")[0].isdigit() for name in names):
-        return tuple(sorted(names))  # the common case, ten times as fast: 00000000.png, 00000001.png ...
+    if names and len({len(name) for name in names}) == 1:
+        digits = names[0].find(".")
+        if digits > 0 and "".join([name[:digits] for name in names]).isdigit():
+            return tuple(sorted(names))  # the common case, many times as fast: 00000000.png, 00000001.png ...
     return tuple(sorted(names, key=natural_key))
 
 
@@ -214,21 +344,25 @@ def walk(
     Without ``descend_below_images`` the folders below a folder of images are left alone, except
     those of the first folder: there they make the question what a clip is.
     """
-    identity = (folder.stat().st_dev, folder.stat().st_ino)
+    state = os.stat(folder)
+    identity = (state.st_dev, state.st_ino)
     if identity in above:  # a link to a folder that we are in
         return
     images, videos, folders = [], [], []
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):  # .DS_Store, ._0001.png of macOS
+        for entry in entries:  # of a large set a million: few calls for each
+            name = entry.name
+            if name[0] == ".":  # .DS_Store, ._0001.png of macOS
                 continue
-            suffix = os.path.splitext(entry.name)[1].lower()
             if entry.is_dir():
-                folders.append(entry.name)
-            elif suffix in IMAGE_SUFFIXES:
-                images.append(entry.name)
-            elif suffix in VIDEO_SUFFIXES:
-                videos.append(entry.name)
+                folders.append(name)
+                continue
+            suffix = name[name.rfind(".") :]
+            kind = _KINDS.get(suffix) or _KINDS.get(suffix.lower())
+            if kind == "image":
+                images.append(name)
+            elif kind == "video":
+                videos.append(name)
     yield folder, images, videos
     if images and above and not descend_below_images:
         return
