@@ -11,6 +11,7 @@ class WindowNet(nn.Module):
     """Two convolutions over a window, x2, with dropout so that random numbers matter."""
 
     temporal, scale, size_multiple, min_size = "window", 2, 1, 1
+    checkpointed = (nn.Dropout2d,)  # computed twice it must drop the same
 
     def __init__(self, *, num_frame: int = 3, width: int = 8, dropout: float = 0.1) -> None:
         super().__init__()

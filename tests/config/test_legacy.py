@@ -3,6 +3,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from vsr.config.legacy import translate
+from vsr.config.reader import parse, plain
+
 if TYPE_CHECKING:
     from conftest import Case
 
@@ -251,3 +254,48 @@ def test_mixing_of_restormer_and_nafnet_is_batch_augment(line: str, expected: li
 def test_mixing_that_cannot_be_translated_is_told(line: str, message: str, case: "Case") -> None:
     (problem,) = case.problems(NAFNET.replace("  total_iter: 200000", f"  total_iter: 200000\n  {line}"))
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("lines", "network", "freeze"),
+    [
+        ("tsa_iter: 50000", "EDVR", {"except": ["fusion"], "until": 50000}),
+        ("fix_flow: 5000", "BasicVSR", {"parts": ["spynet"], "until": 5000}),
+        ("fix_flow: 5000", "IconVSR", {"parts": ["spynet", "edvr"], "until": 5000}),
+        ("fix_flow: ~", "BasicVSR", None),
+    ],
+)
+def test_phases_of_basicsr_are_a_freeze(lines: str, network: str, freeze: dict[str, object] | None) -> None:
+    root = parse(f"network_g: {{type: {network}}}\ntrain:\n  {lines}\n  flow_lr_mul: 0.125\n", "x.yml")
+    problems: list[str] = []
+    translate(root, problems)
+    assert problems == []
+    expected = {"lr_mul": {"spynet": 0.125}} | ({"freeze": freeze} if freeze else {})
+    assert plain(root["train"]) == expected
+
+
+def test_a_phase_in_both_spellings_is_refused() -> None:
+    root, problems = parse("train: {tsa_iter: 5, freeze: {parts: [a]}}", "x.yml"), list[str]()
+    translate(root, problems)
+    assert problems == ["x.yml:1 train.tsa_iter: expected either this or freeze, got both. Keep freeze."]
+
+
+@pytest.mark.parametrize(
+    ("line", "clip"), [("", {"norm": 0.01}), ("use_grad_clip: true", {"norm": 0.01}), ("use_grad_clip: false", None)]
+)
+def test_nafnets_code_clips_gradients_unless_told_not_to(line: str, clip: dict[str, float] | None) -> None:
+    root, problems = (
+        parse(f"model_type: ImageRestorationModel\ntrain:\n  total_iter: 5\n  {line}\n", "x.yml"),
+        list[str](),
+    )
+    translate(root, problems)
+    assert problems == []
+    assert plain(root["train"]) == {"total_iter": 5} | ({"clip_grad": clip} if clip else {})
+
+
+def test_clipping_of_nafnet_is_true_or_false() -> None:
+    root, problems = parse("model_type: ImageRestorationModel\ntrain: {use_grad_clip: 0.1}", "x.yml"), list[str]()
+    translate(root, problems)
+    assert problems == [
+        "x.yml:2 train.use_grad_clip: expected true or false, got 0.1. Or write clip_grad: {norm: 0.01}."
+    ]

@@ -4,28 +4,34 @@ from vsr.config.dump import dump_options, hash_options
 from vsr.config.load import load_options
 from vsr.config.reader import OptionError
 from vsr.config.schema import (
+    ClipGradOptions,
     Component,
     DatasetOptions,
     DistOptions,
+    FreezeOptions,
     LoggerOptions,
     MetricOptions,
     OffsetWatchOptions,
     Options,
     PathOptions,
+    StageOptions,
     TrainOptions,
     ValOptions,
 )
 
 __all__ = [
+    "ClipGradOptions",
     "Component",
     "DatasetOptions",
     "DistOptions",
+    "FreezeOptions",
     "LoggerOptions",
     "MetricOptions",
     "OffsetWatchOptions",
     "OptionError",
     "Options",
     "PathOptions",
+    "StageOptions",
     "TrainOptions",
     "ValOptions",
     "dump_options",

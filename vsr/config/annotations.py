@@ -1,6 +1,7 @@
 """Whether a value from YAML fits a type annotation, exactly."""
 
 import collections.abc
+import dataclasses
 import inspect
 import math
 import types
@@ -47,6 +48,8 @@ def describe(hint: Any) -> str:
         return f"a list of {describe(args[0])}" if args else "a list"
     if origin in _MAPPINGS:
         return f"a mapping of names to {describe(args[1])}" if args and args[1] is not Any else "a mapping"
+    if dataclasses.is_dataclass(origin):
+        return f"a mapping with {', '.join(field.name for field in dataclasses.fields(origin))}"
     return _NAMES.get(origin) or str(getattr(origin, "__name__", origin))
 
 
@@ -73,6 +76,8 @@ def fit(hint: Any, value: Any) -> Any:
         return {key: _inner(args[1] if args else Any, entry, key) for key, entry in value.items()}
     if origin in _NAMES:
         return _fit_scalar(origin, value)
+    if dataclasses.is_dataclass(origin):  # a section, which is checked as one before it comes here
+        raise MismatchError(hint, value)
     return value
 
 

@@ -12,7 +12,7 @@ import vsr.registry
 from vsr.config import annotations
 from vsr.config.annotations import MismatchError
 from vsr.config.reader import Mark, Node, one, plain, show
-from vsr.config.schema import Component, Options
+from vsr.config.schema import Component, Options, key_of
 from vsr.registry import Registry, suggest
 
 # What the caller of Registry.build adds to the option's own arguments: may be left out of the file.
@@ -63,17 +63,17 @@ class Checker:
             return INVALID
         hints = typing.get_type_hints(cls)
         rest = next((f for f in dataclasses.fields(cls) if f.metadata.get("rest")), None)
-        fields = {f.name: f for f in dataclasses.fields(cls) if f is not rest}
+        fields = {key_of(f): f for f in dataclasses.fields(cls) if f is not rest}
         found: dict[str, Any] = {}
         if rest:
             table = getattr(vsr.registry, rest.metadata["registry"])
             found[rest.name] = self._component(table, rest.metadata["registry"], node, mark, ignore=fields.keys())
-        for name, field in fields.items():
-            if name in node:
-                found[name] = self._value(field, hints[name], node[name], node.where(name))
+        for key, field in fields.items():
+            if key in node:
+                found[field.name] = self._value(field, hints[field.name], node[key], node.where(key))
             elif field.default is field.default_factory is dataclasses.MISSING:
-                found[name] = INVALID
-                self.add(node.where(name), f"expected {_wanted(field, hints[name])}, got nothing. Add this key.")
+                found[field.name] = INVALID
+                self.add(node.where(key), f"expected {_wanted(field, hints[field.name])}, got nothing. Add this key.")
         for key in [key for key in node if key not in fields and not rest]:
             self.add(node.where(key), f"unknown key.{_home(key, cls) or suggest(key, fields)}")
         return cls(**found)
@@ -91,8 +91,9 @@ class Checker:
             return self._field_component(field, value, mark)
         if inner == list[Component]:
             return self._listed(field, value, mark)
-        if dataclasses.is_dataclass(inner):
-            return self.section(inner, value, mark)
+        section = next((kind for kind in (inner, *typing.get_args(inner)) if dataclasses.is_dataclass(kind)), None)
+        if section and (section is inner or isinstance(value, Node)):  # or a scalar may stand in its place
+            return self.section(section, value, mark)
         if value is None and field.default_factory is not dataclasses.MISSING:
             return field.default_factory()
         try:
@@ -247,7 +248,7 @@ def _home(key: str, found_in: Any) -> str:
         section, _ = _without_none(hint)
         if not dataclasses.is_dataclass(section) or section in (found_in, Component):
             continue
-        if key in {f.name for f in dataclasses.fields(section)}:
+        if key in map(key_of, dataclasses.fields(section)):
             return f" Move it to '{name}.{key}'."
     if found_in is not Options and key in hints:
         return f" Move '{key}' to the top level."

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from vsr.config.reader import resolvers
-from vsr.config.schema import Component, Options
+from vsr.config.schema import Component, Options, key_of
 
 
 def to_data(value: Any) -> Any:
@@ -19,7 +19,7 @@ def to_data(value: Any) -> Any:
         data: dict[str, Any] = {}
         for field in dataclasses.fields(value):
             entry = to_data(getattr(value, field.name))
-            data.update(entry if field.metadata.get("rest") else {field.name: entry})
+            data.update(entry if field.metadata.get("rest") else {key_of(field): entry})
         return data
     if isinstance(value, Mapping):
         return {key: to_data(entry) for key, entry in value.items()}

@@ -53,6 +53,7 @@ def translate(root: Node, problems: list[str]) -> None:
     """
     if root.get("model_type") == "ImageRestorationModel":
         _read_as_nafnet(root)
+        _clip_as_nafnet(root.get("train"), problems)
     _rename_model(root)
     _drop_ignored(root)
     _drop_grids(root, problems)
@@ -62,10 +63,12 @@ def translate(root: Node, problems: list[str]) -> None:
             _move_into(root, key, "val", key, problems)
     train = root.get("train")
     if isinstance(train, Node):
+        _gather_freezing(train, root.get("network_g"), problems)
         _gather_losses(train, problems)
         _gather_mixing(train, problems)
-        if "dcn_lr_mul" in train:
-            _move_into(train, "dcn_lr_mul", "lr_mul", "dcn", problems)
+        for key, part in (("dcn_lr_mul", "dcn"), ("flow_lr_mul", "spynet")):
+            if key in train:
+                _move_into(train, key, "lr_mul", part, problems)
 
 
 def _read_as_nafnet(root: Node) -> None:
@@ -82,6 +85,43 @@ def _read_as_nafnet(root: Node) -> None:
             mark = metric.where("type")
             log.info("%s: calculate_ssim of NAFNet files has the 3-D window, ssim3d: true", mark)
             metric.put("ssim3d", True, mark)
+
+
+def _clip_as_nafnet(train: Any, problems: list[str]) -> None:
+    """NAFNet's code bounds the gradient's norm, which its files do not show, unless they say use_grad_clip: false."""
+    if not isinstance(train, Node):
+        return
+    clips, mark = train.take("use_grad_clip") if "use_grad_clip" in train else (True, train.where("clip_grad"))
+    if not isinstance(clips, bool):
+        problems.append(f"{mark}: expected true or false, got {show(clips)}. Or write clip_grad: {{norm: 0.01}}.")
+    elif clips and "clip_grad" not in train:
+        log.info("%s: NAFNet's code has it without saying so, clip_grad: {norm: 0.01}", mark)
+        train.put("clip_grad", _node(mark, norm=0.01), mark)
+
+
+def _gather_freezing(train: Node, network: Any, problems: list[str]) -> None:
+    """EDVR's ``tsa_iter`` and BasicVSR's ``fix_flow`` are phases of train.freeze; null or 0 is none."""
+    for key in [key for key in ("tsa_iter", "fix_flow") if key in train]:
+        value, mark = train.take(key)
+        if value is None or value == 0:
+            continue
+        if train.get("freeze") is not None:
+            problems.append(f"{mark}: expected either this or freeze, got both. Keep freeze.")
+            continue
+        if key == "tsa_iter":
+            phase = _node(mark, **{"except": ["fusion"]}, until=value)
+        else:
+            extractor = isinstance(network, Node) and network.get("type") == "IconVSR"  # it has an EDVR of its own
+            phase = _node(mark, parts=["spynet", "edvr"] if extractor else ["spynet"], until=value)
+        train.put("freeze", phase, mark)
+
+
+def _node(mark: Mark, **entries: Any) -> Node:
+    """Return a mapping all of whose keys have one mark."""
+    node = Node(mark)
+    for key, value in entries.items():
+        node.put(key, value, mark)
+    return node
 
 
 def _drop_grids(root: Node, problems: list[str]) -> None:
@@ -150,11 +190,8 @@ def _gather_mixing(train: Node, problems: list[str]) -> None:
             continue
         stages = []
         if settings.get("mixup", False):
-            stage = Node(mark)
-            stage.put("type", "Mixup", mark)
-            stage.put("alpha", settings.get("mixup_beta", 1.2), mark)
-            stage.put("prob", 0.5 if settings.get("use_identity", False) else 1.0, mark)
-            stages.append(stage)
+            prob = 0.5 if settings.get("use_identity", False) else 1.0
+            stages.append(_node(mark, type="Mixup", alpha=settings.get("mixup_beta", 1.2), prob=prob))
         if "batch_augment" in train:
             problems.append(f"{mark}: expected either this or batch_augment, got both. Keep batch_augment.")
             continue

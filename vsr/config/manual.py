@@ -57,9 +57,9 @@ def _section(cls: Any) -> dict[str, Any]:
         if field.metadata.get("rest"):
             rest = registry
             continue
-        properties[field.name] = _value(hints[field.name], registry)
+        properties[schema.key_of(field)] = _value(hints[field.name], registry)
         if field.default is field.default_factory is dataclasses.MISSING:
-            required.append(field.name)
+            required.append(schema.key_of(field))
     if rest:
         return _component(rest, properties)
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
@@ -160,7 +160,7 @@ def _section_table(cls: Any) -> list[str]:
         text = one(kind) if kind else _in_words(hints[field.name])
         text = f"by names of your own: {text}" if kind and named else text
         text = f"a list, each {text}" if kind and typing.get_origin(hints[field.name]) is list else text
-        rows.append([f"`{field.name}`", text, _default(default), comments.get(field.name, "")])
+        rows.append([f"`{schema.key_of(field)}`", text, _default(default), comments.get(field.name, "")])
     return _table(["key", "value", "default", "meaning"], rows)
 
 
@@ -179,8 +179,8 @@ def _in_words(hint: Any) -> str:
     inner = typing.get_args(hint)
     if inner and dataclasses.is_dataclass(inner[-1]) and typing.get_origin(hint) is collections.abc.Mapping:
         return f"by names of your own: {_in_words(inner[-1])}"
-    if inner and dataclasses.is_dataclass(inner[0]):
-        return _in_words(inner[0])
+    if any(map(dataclasses.is_dataclass, inner)) and typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(kind) for kind in inner if kind is not type(None))
     return describe(hint)
 
 

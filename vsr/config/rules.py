@@ -10,7 +10,7 @@ import vsr.registry
 from vsr.config.check import INVALID, Checker
 from vsr.config.legacy import MODEL_TYPES
 from vsr.config.reader import Mark, Node, show
-from vsr.config.schema import Component, Options
+from vsr.config.schema import Component, Options, key_of
 from vsr.registry import suggest
 
 MAX_NAME = 200  # bytes: file systems take 255, and the run folder's name grows when it is archived
@@ -27,6 +27,9 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "train.warmup_iter": (-1, None),
     "train.lr_mul.*": (0, None),
     "train.max_bad_steps": (1, None),
+    "train.accumulate": (1, None),
+    "train.reference_batch": (1, None),
+    "train.freeze.until": (1, None),
     "train.offset_watch.limit": (0, None),
     "val.val_freq": (1, None),
     "val.chunk": (0, None),
@@ -37,7 +40,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "logger.save_checkpoint_freq": (1, None),
     "logger.keep_last": (2, None),
 }
-_ABOVE_ZERO = ("datasets.*.timeout", "dist.timeout")
+_ABOVE_ZERO = ("datasets.*.timeout", "dist.timeout", "train.clip_grad.norm", "train.clip_grad.value")
 _UPSCALE_ARGUMENTS = ("upscale", "up_scale", "scale")  # of networks, as their authors called them
 
 
@@ -84,7 +87,7 @@ def _entries(value: Any) -> Mapping[str, Any]:
     if isinstance(value, Component):
         return value.args
     if dataclasses.is_dataclass(value):
-        entries = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        entries = {key_of(f): getattr(value, f.name) for f in dataclasses.fields(value)}
         rest = next((f.name for f in dataclasses.fields(value) if f.metadata.get("rest")), None)
         if rest and isinstance(entries[rest], Component):
             entries = {**entries[rest].args, **entries}
@@ -113,7 +116,7 @@ def _numbers(facts: _Facts, checker: Checker) -> None:
         for path in facts.matching(pattern):
             value = facts.get(*path)
             if value is not None and value <= 0:
-                checker.add(facts.where(*path), f"expected more than 0 seconds, got {show(value)}. Raise it.")
+                checker.add(facts.where(*path), f"expected more than 0, got {show(value)}. Raise it.")
     decay = facts.get("train", "ema_decay")
     if decay is not None and not 0 <= decay < 1:
         text = f"expected 0 (no average) to below 1, got {show(decay)}. Try 0.999."
@@ -219,6 +222,14 @@ def _training(facts: _Facts, checker: Checker) -> None:
         if name in _LOG_COLUMNS:
             text = f"expected a name of its own for the loss, got '{name}', a column of log.jsonl. Choose another one."
             checker.add(facts.where("train", "losses", name), text)
+
+    if facts.get("train", "scale_iterations") and facts.get("train", "reference_batch") is None:
+        text = "expected reference_batch beside it, the samples a step that the file is meant for, got none. Add it."
+        checker.add(facts.where("train", "scale_iterations"), text)
+    clip = facts.get("train", "clip_grad")
+    if clip is not None and clip.norm is None and clip.value is None:
+        text = "expected norm, value or both, got neither. Set one, or leave clip_grad out."
+        checker.add(facts.where("train", "clip_grad"), text)
 
 
 def _validation(facts: _Facts, checker: Checker) -> None:

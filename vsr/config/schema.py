@@ -26,6 +26,11 @@ class Component:
         return {"type": self.type, **self.args}
 
 
+def key_of(entry: "dataclasses.Field[Any]") -> str:
+    """The key of a field in the file: the underscore behind a word that Python keeps for itself is not part of it."""
+    return entry.name.rstrip("_")
+
+
 def component(registry: str, *, rest: bool = False, default: Any = dataclasses.MISSING) -> Any:
     """A field that holds a component, a dict or a list of them, out of one of the tables of vsr.registry.
 
@@ -49,6 +54,7 @@ class DatasetOptions:
     dataset: Component = component("DATASETS", rest=True)
     degradations: list[Component] = component("DEGRADATIONS", default=list)  # make LQ from GT, one after the other
     name: str = ""  # in logs, results and TensorBoard; empty: the key of this section
+    fingerprint: str | None = None  # of the images that this file is meant for; others are told of
     batch_size_per_gpu: int = 1  # samples a process draws for one step; validation always takes 1
     num_worker_per_gpu: int = 2  # loader processes for each training process; 0 loads in the loop itself
     dataset_enlarge_ratio: int = 1  # how often the set is repeated within one epoch
@@ -57,12 +63,20 @@ class DatasetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """The run of another option file, whose weights this one starts from."""
+
+    stage: str  # that option file; relative to the current folder
+    weights: Literal["last", "best"] = "last"  # after its last step, or the best ones that its validation found
+
+
+@dataclass(frozen=True, kw_only=True)
 class PathOptions:
     """Files that a run reads and folders that it writes; relative to the current folder."""
 
     experiments_root: str = "experiments"  # a training run writes to experiments_root/name
     results_root: str = "results"  # test.py writes to results_root/name
-    pretrain_network_g: str | None = None  # checkpoint of the network to start from, or to test
+    pretrain_network_g: str | StageOptions | None = None  # checkpoint to start from, or to test; or a stage before
     strict_load_g: bool = True  # refuse a checkpoint whose keys or shapes differ from the network's
     param_key_g: str | None = None  # entry of the checkpoint; none: params_ema, else params, else the whole
     resume_state: str | None = None  # training state to start from, once; none: the run's newest valid one
@@ -77,6 +91,23 @@ class OffsetWatchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FreezeOptions:
+    """Parts of network_g that do not train, for some steps or for all of them."""
+
+    parts: list[str] | str = field(default_factory=list)  # parts of the names of what is frozen; none: everything
+    except_: list[str] | str = field(default_factory=list)  # parts of the names of what trains all the same
+    until: int | None = None  # the first step that trains everything; none: it stays frozen
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipGradOptions:
+    """A bound for the gradient of a step, applied before the optimiser sees it."""
+
+    norm: float | None = None  # largest L2 norm of the whole gradient; NAFNet's recipes have 0.01
+    value: float | None = None  # largest absolute value of each of its numbers
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """What is optimised, and for how long."""
 
@@ -88,6 +119,16 @@ class TrainOptions:
     warmup_iter: int = -1  # steps of linear warm-up from 0; -1: none
     ema_decay: float = 0.0  # of the moving average of the weights, for each step; 0: no average
     lr_mul: Mapping[str, float] = field(default_factory=dict)  # {part of a parameter's name: factor on its rate}
+    freeze: FreezeOptions | None = None  # parts that do not train yet, or never; tsa_iter and fix_flow are spellings
+    clip_grad: ClipGradOptions | None = None  # none: gradients are left as they are
+    accumulate: int = 1  # batches whose mean gradient makes one step
+    reference_batch: int | None = None  # samples a step that the numbers of steps in this file are meant for
+    scale_iterations: bool = False  # multiply all numbers of steps by reference_batch / the samples of a step
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of most of the forward and backward pass
+    tf32: bool = True  # float32 products on GPUs with 10 bits of mantissa: several times as fast
+    channels_last: bool = False  # weights and images in NHWC: faster on GPUs in half precision, mostly slower on CPUs
+    checkpoint_activations: bool = False  # less memory, about a third more time: activations are computed twice
+    compile: bool = False  # torch.compile: minutes at the start; pays on GPUs
     max_bad_steps: int = 100  # steps in a row that may be skipped (gradient not finite; offset_watch); one more stops
     offset_watch: OffsetWatchOptions | None = field(default_factory=OffsetWatchOptions)  # null: not watched
 

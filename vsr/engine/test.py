@@ -10,11 +10,13 @@ import torch
 
 from vsr import __version__
 from vsr.config import Options
+from vsr.data.fingerprint import fingerprint
 from vsr.engine.checkpoint import BEST_WEIGHTS
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_file, frame_writer, higher_is_better
 from vsr.engine.report import Example, SetReport, pick_examples, write_report
 from vsr.engine.results import format_table, write_csv
 from vsr.engine.run_folder import archive, write_options
+from vsr.engine.stages import trained_weights
 from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS
 from vsr.utils import dist, logs
@@ -40,7 +42,8 @@ def test(options: Options) -> dict[str, list[Record]]:
     if not keys:
         raise ValueError("datasets: expected a section to test on (test, test_2 or val ...), found none. Add one.")
     device = dist.init(options.dist.timeout)
-    weights = options.path.pretrain_network_g or trained_weights(options)
+    named = options.path.pretrain_network_g  # a stage before this one is where training starts, not what it leads to
+    weights = named if isinstance(named, str) else trained_weights(options)
     options = with_weights(options, weights)
     root = Path(options.path.results_root) / options.name
     if dist.is_main():
@@ -50,12 +53,12 @@ def test(options: Options) -> dict[str, list[Record]]:
     dist.barrier()
     logs.to_file(root / "test.log")
     model: RestorationModel = MODELS.build({"type": options.model_type}, options=options, device=device, train=False)
-    model.load_pretrained()
+    model.load_pretrained(weights)
     test_sets = [EvaluationSet(key, options) for key in keys]
     for test_set in test_sets:
         model.check_sample(test_set.dataset[0], f"datasets.{test_set.key}", train=False)
 
-    results, reports, seconds = {}, [], {}
+    results, reports, seconds, data = {}, [], {}, {}
     for test_set in test_sets:
         pictures = root / "visualization" / test_set.name
         save = frame_writer(pictures, options.val.suffix) if saves(options) else None
@@ -65,10 +68,12 @@ def test(options: Options) -> dict[str, list[Record]]:
         baseline = test_set.baseline(model)
         log.info("\n%s", format_table(test_set.name, records, definitions(model), baseline))
         if dist.is_main():
-            write_csv(root / f"{test_set.name}.csv", records, baseline)
+            data[test_set.name] = fingerprint(test_set.dataset)
+            log.info("data of %s: %s", test_set.name, data[test_set.name])
+            write_csv(root / f"{test_set.name}.csv", records, baseline, fingerprint=data[test_set.name])
             reports.append(report_of(test_set, model, options, records, baseline, pictures))
     if dist.is_main():
-        about = facts(model, options, weights, seconds)
+        about = facts(model, options, weights, seconds, data)
         write_report(root / "report.html", title=options.name, facts=about, sets=reports)
         if saves(options):
             log.info("pictures: %s", root / "visualization")
@@ -80,21 +85,6 @@ def test(options: Options) -> dict[str, list[Record]]:
 def saves(options: Options) -> bool:
     """Whether restored frames are written: yes, unless val.save_img is false."""
     return options.val.save_img is not False
-
-
-def trained_weights(options: Options) -> str:
-    """Return the best, or else the newest, weights of the training run of this name."""
-    models = Path(options.path.experiments_root) / options.name / "models"
-    best = models / BEST_WEIGHTS
-    if best.is_file():
-        return str(best)
-    numbered = {int(p.stem.removeprefix("net_g_")): p for p in models.glob("net_g_*.pth") if p.stem[6:].isdecimal()}
-    if not numbered:
-        raise FileNotFoundError(
-            f"path.pretrain_network_g: expected a checkpoint to test, or weights of a training run in {models}, found "
-            "neither. Name a checkpoint, or train first."
-        )
-    return str(numbered[max(numbered)])
 
 
 def with_weights(options: Options, weights: str) -> Options:
@@ -134,7 +124,13 @@ def report_of(
     )
 
 
-def facts(model: RestorationModel, options: Options, weights: str, seconds: dict[str, float]) -> dict[str, str]:
+def facts(
+    model: RestorationModel,
+    options: Options,
+    weights: str,
+    seconds: dict[str, float],
+    data: dict[str, str | None],
+) -> dict[str, str]:
     """Return what stands at the head of the report."""
     device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "CPU"
     return {
@@ -144,6 +140,7 @@ def facts(model: RestorationModel, options: Options, weights: str, seconds: dict
         "Scale": f"x{options.scale}",
         "Device": f"{device}, {dist.world_size()} process{'es' if dist.world_size() > 1 else ''}",
         "Time": ", ".join(f"{name}: {t:.3f} s a frame (restored, measured, saved)" for name, t in seconds.items()),
+        "Data": ", ".join(f"{name}: {found}" for name, found in data.items()),
         "Versions": f"vsr {__version__}, torch {torch.__version__}",
         "Date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     }

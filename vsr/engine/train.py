@@ -2,6 +2,8 @@
 
 import difflib
 import logging
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.log import TrainLog
 from vsr.engine.offsets import judge_offsets
 from vsr.engine.run_folder import RunFolder, write_options
+from vsr.engine.scaling import scale_iterations
+from vsr.engine.stages import starting_weights
 from vsr.engine.validation import Validation
-from vsr.models.restoration import RestorationModel
+from vsr.models.restoration import Batch, RestorationModel
 from vsr.registry import MODELS
 from vsr.utils import dist, logs
 
@@ -40,9 +44,13 @@ def train(options: Options, *, fresh: bool = False) -> None:
         _train(options, folder, device)
 
 
-def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
+def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
+    assert given.train is not None
+    section, accumulate = given.datasets["train"], given.train.accumulate
+    draws_a_step = section.batch_size_per_gpu * accumulate * dist.world_size()
+    options = scale_iterations(given, draws_a_step)
     assert options.train is not None
-    section = options.datasets["train"]
+    set_tf32(options.train.tf32)
     train_set = build_dataset(section, scale=options.scale, seed=options.manual_seed, key="train")
     val_sets = [EvaluationSet(key, options) for key in options.datasets if key != "train"]
     model: RestorationModel = MODELS.build({"type": options.model_type}, options=options, device=device)
@@ -52,13 +60,12 @@ def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
         val_set.check_memory(model)
         check_disjoint(train_set, val_set)
 
-    start, draw = resume(model, options, folder)
+    start, draw = resume(model, given, folder)
     if dist.is_main():
         checkpoint.set_aside(folder.states, start)
-        write_options(folder.root, options)  # now that they are known to work, and to fit the states
+        write_options(folder.root, given)  # now that they are known to work, and to fit the states
     total = options.train.total_iter
     describe(model, options, len(train_set), start)
-    draws_a_step = section.batch_size_per_gpu * dist.world_size()
     sampler = TrainSampler(
         length=len(train_set),
         enlarge_ratio=section.dataset_enlarge_ratio,
@@ -67,25 +74,26 @@ def _train(options: Options, folder: RunFolder, device: torch.device) -> None:
         rank=dist.rank(),
         seed=options.manual_seed,
         start_draw=draw,
-        num_batches=max(total - start, 0),
+        num_batches=max(total - start, 0) * accumulate,
     )
     loader = build_train_loader(train_set, section, sampler, pin_memory=device.type == "cuda")
 
     with closing(TrainLog(options.logger, folder.root, start=start, total=total)) as progress:
         validation = Validation(options, model, val_sets, folder, progress)
         validation.catch_up(start)
-        for step, batch in enumerate(loader, start=start + 1):
+        for step, batches in enumerate(grouped(loader, accumulate), start=start + 1):
             progress.data_ready()
-            terms = model.train_step([batch], step)
+            terms = model.train_step(batches, step)
             draw += draws_a_step
-            told = progress.step(step, terms, rate=model.schedule(step), keys=batch["key"])
+            keys = [key for batch in batches for key in batch["key"]]
+            told = progress.step(step, terms, rate=model.schedule(step), keys=keys)
             if told:
                 judge_offsets(model, folder.states, step)
                 stop_if_diverged(model, step)
             # The state first: a run that is killed while it validates has lost nothing.
             if step % options.logger.save_checkpoint_freq == 0 or step == total:
                 if dist.is_main():
-                    checkpoint.save(folder, model, options, step=step, draw=draw)
+                    checkpoint.save(folder, model, given, step=step, draw=draw)
                 dist.barrier()
             if validation.due(step):
                 validation.run(step)
@@ -107,7 +115,9 @@ def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tupl
             path = str(newest) if newest else path
     path = dist.broadcast_json(path)
     if path is None:
-        model.load_pretrained()
+        weights = starting_weights(options)
+        if weights:
+            model.load_pretrained(weights)
         return 0, 0
     state = checkpoint.load(Path(path))
     model.load_state_dict(state["model"], path)
@@ -117,6 +127,22 @@ def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tupl
             log.warning("the options differ from the state's: %s %s", line[0], line[1:].strip())
     log.info("continuing after step %d: %s", state["step"], path)
     return int(state["step"]), int(state["draw"])
+
+
+def grouped(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
+    """Yield lists of ``count`` batches."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == count:
+            yield group
+            group = []
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let float32 products on GPUs round their factors to 10 bits, or not; vsr's own kernels ask the environment."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    os.environ.setdefault("VSR_CUDA_TF32", str(int(allowed)))
 
 
 def check_disjoint(train_set: Any, val_set: EvaluationSet) -> None:
@@ -133,11 +159,13 @@ def describe(model: RestorationModel, options: Options, samples: int, start: int
     """Log what is about to run."""
     assert options.train is not None
     section, count = options.datasets["train"], sum(p.numel() for p in model.network_g.parameters())
-    batch = section.batch_size_per_gpu * dist.world_size()
+    accumulate = options.train.accumulate
+    batch = section.batch_size_per_gpu * accumulate * dist.world_size()
+    times = f" x {accumulate} (accumulate)" if accumulate > 1 else ""
     log.info("network_g: %s, %s parameters, on %s", options.network_g.type, f"{count:,}", model.device)
     log.info(
-        "data: %d samples x %d; %d processes x batch %d = %d samples a step; %.1f epochs in %d steps",
-        samples, section.dataset_enlarge_ratio, dist.world_size(), section.batch_size_per_gpu, batch,
+        "data: %d samples x %d; %d processes x batch %d%s = %d samples a step; %.1f epochs in %d steps",
+        samples, section.dataset_enlarge_ratio, dist.world_size(), section.batch_size_per_gpu, times, batch,
         options.train.total_iter * batch / (samples * section.dataset_enlarge_ratio), options.train.total_iter,
     )  # fmt: skip
     periods = options.train.scheduler.args.get("periods") if options.train.scheduler else None

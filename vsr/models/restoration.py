@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vsr.archs.blocks import checkpoint_activations
 from vsr.config import Options
 from vsr.data.batch_augment import augment_batch, build_batch_augments
 from vsr.inference import infer
+from vsr.models.freezing import Freezing
+from vsr.models.gradients import Gradients
 from vsr.models.offset_watch import OffsetWatch
 from vsr.models.weights import build_network, fill, for_inference, read_weights
 from vsr.optim import build_optimizer, build_schedule
@@ -60,14 +64,12 @@ class RestorationModel:
         else:
             for_inference(self.network_g)
 
-    def load_pretrained(self) -> None:
-        """Start from the checkpoint path.pretrain_network_g, if one is named."""
-        path = self.options.path
-        if path.pretrain_network_g:
-            weights = read_weights(path.pretrain_network_g, path.param_key_g)
-            for network in (self.network_g, self.network_ema):
-                if network is not None:
-                    fill(network, weights, source=path.pretrain_network_g, strict=path.strict_load_g)
+    def load_pretrained(self, source: str) -> None:
+        """Start from a checkpoint, read as path.param_key_g and path.strict_load_g say."""
+        weights = read_weights(source, self.options.path.param_key_g)
+        for network in (self.network_g, self.network_ema):
+            if network is not None:
+                fill(network, weights, source=source, strict=self.options.path.strict_load_g)
 
     def _prepare_training(self) -> None:
         options = self.options.train
@@ -86,14 +88,32 @@ class RestorationModel:
             base_lr=options.optim_g.args["lr"],
             warmup_iter=options.warmup_iter,
         )
+        if options.channels_last:
+            self.network_g.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if options.ema_decay > 0:
             self.network_ema = copy.deepcopy(self.network_g).requires_grad_(False)
         self.offsets = OffsetWatch(self.network_g, options.offset_watch)
+        self.freezing = Freezing(self.network_g, options.freeze)
+        self.gradients = Gradients(options.precision, options.clip_grad, self.device)
+        if options.checkpoint_activations:
+            if not getattr(self.network_g, "checkpointed", ()):
+                name = self.options.network_g.type
+                raise ValueError(f"train.checkpoint_activations: expected false, as {name} names no part to recompute.")
+            checkpoint_activations(self.network_g)
+        if options.compile:
+            self.network_g.compile()
         self.parallel: nn.Module = self.network_g  # what the training step calls
-        if dist.world_size() > 1:
+        self._start_phase(1)
+        self.bad_steps_in_a_row = torch.zeros((), device=self.device)
+
+    def _start_phase(self, step: int) -> None:
+        """Freeze what is frozen in step ``step``; DDP, which exchanges just what trains, is built anew then."""
+        changed = self.freezing.apply(step)
+        if dist.world_size() > 1 and (changed or self.parallel is self.network_g):
+            self.parallel = self.network_g
+            gc.collect()  # the old wrapper lies in cycles, and as long as it lives its hooks exchange gradients, too
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.network_g, device_ids=ids)
-        self.bad_steps_in_a_row = torch.zeros((), device=self.device)
 
     @property
     def inference_network(self) -> nn.Module:
@@ -108,7 +128,10 @@ class RestorationModel:
         return {k: v.float() / 255 if isinstance(v, Tensor) and v.dtype == torch.uint8 else v for k, v in moved.items()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Run the network on a prepared batch; return ``restored`` and what the losses want to see."""
+        """Run the network on a prepared batch; return ``restored`` and what the losses want to see.
+
+        It runs under autocast where train.precision says so; the losses do not, and get float32.
+        """
         return {"restored": self.parallel(batch["lq"])}
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
@@ -135,6 +158,7 @@ class RestorationModel:
         rate = self.schedule(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_mul"]
+        self._start_phase(step)
         self.network_g.train()
         self.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
@@ -142,9 +166,11 @@ class RestorationModel:
             with contextlib.nullcontext() if i == len(batches) - 1 else self._no_sync():
                 seeds = (self.options.manual_seed, step, dist.rank(), i)
                 prepared = augment_batch(self.batch_augments, self.prepare(batch), seeds)
-                terms = self.losses(self.forward(prepared), prepared, step)
+                with self.gradients.autocast():
+                    outputs = self.forward(prepared)
+                terms = self.losses({name: output.float() for name, output in outputs.items()}, prepared, step)
                 terms["total"] = torch.stack(tuple(terms.values())).sum()
-                (terms["total"] / len(batches)).backward()
+                self.gradients.scaled(terms["total"] / len(batches)).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / len(batches)
         offsets, drop = self.offsets.read(step)
@@ -158,8 +184,7 @@ class RestorationModel:
 
     def _update(self, drop: Tensor | None) -> Tensor:
         """Apply the gradients to the weights, and the weights to their average, or ``drop`` them; return the norm."""
-        gradients = [p.grad for p in self.network_g.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = self.gradients.finish([p.grad for p in self.network_g.parameters() if p.grad is not None])
         skipped = ~torch.isfinite(norm)  # gradients are averaged over processes: all agree
         skipped = (skipped if drop is None else skipped | drop).float()
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused optimisers' own protocol
@@ -263,6 +288,7 @@ class RestorationModel:
             "network_g": self.network_g.state_dict(),
             "network_ema": self.network_ema.state_dict() if self.network_ema is not None else None,
             "optimizer": self.optimizer.state_dict(),
+            "gradients": self.gradients.state_dict(),
             "bad_steps_in_a_row": self.bad_steps_in_a_row,
         }
 
@@ -282,6 +308,7 @@ class RestorationModel:
         self.optimizer.load_state_dict(dict(state["optimizer"]))
         for group, settings in zip(self.optimizer.param_groups, own, strict=True):
             group.update(settings)  # betas, weight decay ...: the option file's, not the state's
+        self.gradients.load_state_dict(state.get("gradients", {}))
         self.bad_steps_in_a_row.copy_(state["bad_steps_in_a_row"])
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
