@@ -1,13 +1,16 @@
 """What an LMDB is made of: images in folders and frames of videos, each with the key that it will have."""
 
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 
+from vsr.data.augment import Region
 from vsr.data.clips import check_template, first_duplicate, pick, same_names
 from vsr.data.encodings import TILE, encode
 from vsr.data.storage import existing, in_order, stem, walk
@@ -36,7 +39,15 @@ class Sources:
 
     def count(self) -> int:
         """Return the number of images, as far as the headers of videos tell."""
-        return len(self.images) + sum(self._promised(video) for video in self.videos)
+        return self.still_count() + sum(self._promised(video) for video in self.videos)
+
+    def stills(self) -> "Iterator[Source]":
+        """Yield the images that are no frames of videos, unread, in order."""
+        for name in self.images:
+            yield Source(stem(name), self.root / name)
+
+    def still_count(self) -> int:
+        return len(self.images)
 
     def clips(self) -> int:
         """Return the number of folders with images, and of videos."""
@@ -55,6 +66,43 @@ class Sources:
             return expected
 
 
+@dataclass(frozen=True)
+class CutSources(Sources):
+    """Images of which parts are wanted, each under a key of its own.
+
+    Args:
+        parts: For each of ``images`` the parts of it, by their keys.
+    """
+
+    parts: tuple[Mapping[str, Region], ...] = ()
+
+    def stills(self) -> "Iterator[Source]":
+        for name, regions in zip(self.images, self.parts, strict=True):
+            whole = _Decoded(self.root / name)
+            for key, region in regions.items():
+                yield Source(key, self.root / name, cut=(whole, region))
+
+    def still_count(self) -> int:
+        return sum(map(len, self.parts))
+
+    def files(self) -> dict[str, Path]:
+        return {key: self.root / name for name, part in zip(self.images, self.parts, strict=True) for key in part}
+
+
+class _Decoded:
+    """An image that is decoded by the first who asks, for all others who wait."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._image: Frame | None = None
+
+    def image(self) -> Frame:
+        with self._lock:
+            if self._image is None:
+                self._image = read_image(self._path)
+            return self._image
+
+
 class Source(NamedTuple):
     """One image to be.
 
@@ -62,14 +110,24 @@ class Source(NamedTuple):
         key: Its key in the LMDB: its path below the root without suffix; of a frame 'VIDEO/00000012'.
         path: The image, or the video.
         frame: Of a video, BGR as OpenCV decodes it; None: it is still to be read.
+        cut: The image and the part of it that is wanted; None: all of ``path``.
     """
 
     key: str
     path: Path
     frame: Frame | None = None
+    cut: tuple[_Decoded, Region] | None = None
+
+    def unread(self) -> "Source":
+        """Return it without its pixels."""
+        return Source(self.key, self.path)
 
     def read(self) -> Frame:
         """Return the pixels, RGB (h, w, 3)."""
+        if self.cut is not None:
+            whole, part = self.cut
+            image = whole.image()[part.top : part.top + part.height, part.left : part.left + part.width]
+            return np.ascontiguousarray(image)
         if self.frame is None:
             return read_image(self.path)
         return cv2.cvtColor(self.frame, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
@@ -113,8 +171,7 @@ def read_sources(sources: Sources) -> Iterator[Source]:
     Raises:
         ValueError: a video cannot be decoded to its end.
     """
-    for name in sources.images:
-        yield Source(stem(name), sources.root / name)
+    yield from sources.stills()
     for name in sources.videos:
         path, count = sources.video(name), 0
         with open_video(path) as (frames, expected):
@@ -167,13 +224,18 @@ def check_pair(gt: Sources, lq: Sources, *, filename_tmpl: str = "{}") -> None:
 def estimated_bytes(sources: Sources, encoding: str, *, tile: int = TILE, level: int | None = None) -> int:
     """Return about how many bytes the LMDB will have, from a few images and the first frames of videos."""
     page = 4096  # LMDB's: every value begins on a new one
-    names = [sources.images[at] for at in _spread(len(sources.images), 8)]
-    samples = [Source(name, sources.root / name).read() for name in names]
+    samples = [source.read() for source in sample_of(sources, 8)]
     for name in [sources.videos[at] for at in _spread(len(sources.videos), 4)]:
         with open_video(sources.video(name)) as (frames, _):
             samples += [Source(name, sources.root, frame).read() for _, frame in zip(range(1), frames, strict=False)]
     sizes = [-(-len(encode(image, encoding, tile=tile, level=level)) // page) * page for image in samples]
     return sum(sizes) * sources.count() // max(1, len(sizes))
+
+
+def sample_of(sources: Sources, count: int) -> Iterator[Source]:
+    """Yield up to ``count`` of the images that are no frames of videos, evenly spaced."""
+    chosen = set(_spread(sources.still_count(), count))
+    return (source for at, source in enumerate(sources.stills()) if at in chosen)
 
 
 def _chosen(found: Sources, only: str) -> Sources:

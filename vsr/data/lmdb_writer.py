@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from vsr.data.encodings import ENCODINGS, TILE, encode
-from vsr.data.lmdb_sources import Source, Sources, estimated_bytes, find_sources, read_sources
+from vsr.data.lmdb_sources import Source, Sources, estimated_bytes, find_sources, read_sources, sample_of
 from vsr.data.lmdb_storage import LmdbStorage, check_whole
 from vsr.registry import suggest
 from vsr.utils.files import atomic_write
@@ -55,6 +55,7 @@ class Recipe:
         tile: Side of a tile in pixels, about.
         level: Compression level of PNGs, 0 to 9; None: the quickest to read.
         only: A text file that names the clips or images to take.
+        cut: What decided into which parts the images are cut, where they are.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -66,6 +67,7 @@ class Recipe:
     tile: int = TILE
     level: int | None = None
     only: str | None = None
+    cut: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.encoding not in ENCODINGS:
@@ -86,7 +88,10 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """What an unfinished build must have been begun with to be continued."""
-        return {"format": 1, **asdict(self), "root": os.path.realpath(self.root), "target": self.folder.name}
+        settings = {"format": 1, **asdict(self), "root": os.path.realpath(self.root), "target": self.folder.name}
+        if self.cut is None:
+            del settings["cut"]  # builds from before there were cuts can be continued
+        return settings
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,12 @@ class Plan:
     free: int
 
 
-def plan_lmdb(recipe: Recipe) -> Plan:
+def plan_lmdb(recipe: Recipe, sources: Sources | None = None) -> Plan:
     """Look at the images and at the target without writing anything.
+
+    Args:
+        recipe: What to make.
+        sources: The images; None: all below the recipe's root.
 
     Raises:
         FileNotFoundError, ValueError: as ``find_sources``; a sampled image is damaged.
@@ -117,18 +126,25 @@ def plan_lmdb(recipe: Recipe) -> Plan:
         raise FileNotFoundError(f"target: expected an existing folder to write into, got '{target.parent}'. Make it.")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"target: expected a folder that can be written to, got '{target.parent}'.")
-    sources = find_sources(recipe.root, only=recipe.only)
+    sources = sources or find_sources(recipe.root, only=recipe.only)
     estimate = estimated_bytes(sources, recipe.encoding, tile=recipe.tile, level=recipe.level)
     return Plan(sources, sources.count(), sources.clips(), estimate, shutil.disk_usage(target.parent).free)
 
 
 def make_lmdb(
-    recipe: Recipe, *, workers: int | None = None, resume: bool = False, fresh: bool = False, verify: str = "sample"
+    recipe: Recipe,
+    *,
+    sources: Sources | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    verify: str = "sample",
 ) -> Path:
     """Make an LMDB, check it, and return its folder.
 
     Args:
         recipe: What to make.
+        sources: The images; None: all below the recipe's root.
         workers: Threads that read and encode; None: as many as there are cores. (OpenCV works outside
             of Python's lock, so that threads are as quick as processes.)
         resume: Continue a build that was interrupted, if there is one; a finished one is left as it is.
@@ -149,7 +165,7 @@ def make_lmdb(
     if resume and _settings(recipe.folder) == recipe.settings():
         log.info("%s: is complete", recipe.folder)
         return recipe.folder
-    plan = plan_lmdb(recipe)
+    plan = plan_lmdb(recipe, sources)
     partial = recipe.folder.with_name(f"{recipe.folder.name}.partial")
     with _own(partial, recipe, resume=resume, fresh=fresh):
         there = (partial / "data.mdb").stat().st_size if (partial / "data.mdb").is_file() else 0
@@ -336,7 +352,7 @@ def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
         try:
             for source in read_sources(plan.sources):
                 future = None if source.key in done else pool.submit(_encoded, source, recipe)
-                flying.append((source._replace(frame=None), future))
+                flying.append((source.unread(), future))
                 if len(flying) > 2 * workers:
                     finish(*flying.popleft())
             while flying:
@@ -427,14 +443,12 @@ def _verify(folder: Path, sources: Sources, mode: str) -> None:
     names = storage.images(str(folder), "target")
     for name in names:
         storage.size(str(folder / name))
-    compared = [] if mode == "none" else list(sources.images)
-    if mode == "sample":
-        compared = compared[:: -(-len(compared) // COMPARED) or 1]
-    for name in compared:
-        stored = storage.read(str(folder / f"{os.path.splitext(name)[0]}.png"))
-        if not np.array_equal(stored, Source("", sources.root / name).read()):
+    count = {"none": 0, "sample": COMPARED, "all": sources.still_count()}[mode]
+    for source in sample_of(sources, count):
+        stored = storage.read(str(folder / f"{source.key}.png"))
+        if not np.array_equal(stored, source.read()):
             raise ValueError(
-                f"{folder}: expected the pixels of {sources.root / name}, got others. Did the file change? "
+                f"{folder}: expected the pixels of {source.path}, got others. Did the file change? "
                 "Run the same command with --resume, or begin anew with --fresh."
             )
     if mode != "none":
@@ -442,7 +456,7 @@ def _verify(folder: Path, sources: Sources, mode: str) -> None:
         for name in frames:  # a video is not decoded again: that its frames can be is all that is checked
             storage.read(str(folder / name))
     storage.close()
-    log.info("%s: checked %d images, the pixels of %d", folder.name, len(names), len(compared))
+    log.info("%s: checked %d images, the pixels of %d", folder.name, len(names), min(count, sources.still_count()))
 
 
 def _is_full(error: BaseException) -> bool:
