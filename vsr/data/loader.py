@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from vsr.config.schema import DatasetOptions
+from vsr.data.fingerprint import compared
 from vsr.data.sampler import TrainSampler
 from vsr.registry import DATASETS
 from vsr.utils import dist
@@ -47,6 +48,8 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
             f"datasets.{key}: expected {expected}, got {options.dataset.type} as {got}. "
             "Choose the type, gt_size or partition for its purpose."
         )
+    if options.fingerprint is not None and dist.is_main():
+        compared(dataset, options.fingerprint, key)
     clips = f", {len(dataset.clip_names)} clips" if hasattr(dataset, "clip_names") else ""
     log.info("datasets.%s: %s%s, %d samples", key, options.dataset.type, clips, len(dataset))
     return dataset

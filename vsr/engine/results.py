@@ -140,8 +140,14 @@ def format_table(
     return "\n".join(lines)
 
 
-def write_csv(path: str | Path, records: Sequence[Record], baseline: Sequence[Record] | None = None) -> None:
-    """Write one line a frame: key, clip, frame, each metric, each metric of the bicubic baseline.
+def write_csv(
+    path: str | Path,
+    records: Sequence[Record],
+    baseline: Sequence[Record] | None = None,
+    *,
+    fingerprint: str | None = None,
+) -> None:
+    """Write one line a frame: key, clip, frame, each metric, each metric of the bicubic baseline, the fingerprint.
 
     Numbers have all their digits; what was not measured is empty. The file is whole or absent.
     """
@@ -150,12 +156,12 @@ def write_csv(path: str | Path, records: Sequence[Record], baseline: Sequence[Re
     with atomic_write(Path(path), "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         others = [f"bicubic {name}" for name in names] if baseline is not None else []
-        writer.writerow(["key", "clip", "frame", *names, *others])
+        writer.writerow(["key", "clip", "frame", *names, *others, *(["fingerprint"] if fingerprint else [])])
         for record in records:
             clip, frame = record.clip, record.key.removeprefix(f"{record.clip}/")
             values = [record.metrics.get(name, "") for name in names]
             values += [beside.get(record.key, {}).get(name, "") for name in names] if others else []
-            writer.writerow([record.key, clip, frame, *values])
+            writer.writerow([record.key, clip, frame, *values, *([fingerprint] if fingerprint else [])])
 
 
 def _mean(values: Sequence[float]) -> float:

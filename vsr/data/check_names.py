@@ -1,0 +1,129 @@
+"""The images of a data set that cannot be built, found without its constructor, which gives up at the first fault."""
+
+import inspect
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vsr.config.schema import DatasetOptions
+from vsr.data.clips import gaps, read_clip_list, read_image_list
+from vsr.data.fingerprint import Image
+from vsr.data.pairs import Pair, PairReader
+from vsr.data.storage import Storage, existing, in_order, list_roots, open_storage, stem
+from vsr.registry import DATASETS
+
+Tell = Callable[[object], None]
+
+
+def search(section: DatasetOptions, scale: int, *, train: bool, tell: Tell) -> list[Image]:
+    """Find the images of a set by the arguments that name its roots, ``dataroot...``.
+
+    Args:
+        section: Of ``datasets``.
+        scale: GT size / LQ size.
+        train: GT must be exactly scale x LQ.
+        tell: Is called with each fault.
+    """
+    arguments, entry = section.dataset.args, DATASETS.get(section.dataset.type)
+    try:
+        storage = open_storage(arguments.get("io_backend"))
+        downscale = arguments.get("gt_downscale", 1)
+        reader = PairReader(storage=storage, scale=scale, gt_downscale=downscale, exact=train)
+        chosen = _chosen(arguments, has_clips=hasattr(entry, "clip_names"))
+    except (ValueError, OSError, ImportError) as error:
+        tell(error)
+        return []
+    images: list[Image] = []
+    found = {
+        argument: [_files(root, argument, storage, chosen, tell) for root in list_roots(roots)]
+        for argument, roots in arguments.items()
+        if argument.startswith("dataroot") and roots
+    }
+    if hasattr(entry, "clip_names") and not arguments.get("allow_gaps"):
+        for files in (files for roots in found.values() for files in roots):
+            _tell_gaps(files, tell)
+    gt, lq = found.pop("dataroot_gt", []), found.pop("dataroot_lq", [])
+    if gt and lq and "filename_tmpl" in inspect.signature(entry).parameters:  # they belong together by name
+        template = str(arguments.get("filename_tmpl", "{}"))
+        for one, other in zip(gt, lq, strict=False):
+            images += [Image(key, Pair(*files, (0, 0)), reader) for key, files in _paired(one, other, template, tell)]
+        gt, lq = [], []
+    for files in (*gt, *lq, *(files for roots in found.values() for files in roots)):
+        images += [Image(key, Pair(path, None, (0, 0)), reader) for key, path in files.items()]
+    return images
+
+
+def _files(root: str, argument: str, storage: Storage, chosen: Callable[[str], bool], tell: Tell) -> dict[str, str]:
+    """Return the chosen images of a root by their names without suffix."""
+    try:
+        folder = existing(root, argument)
+        if (folder / "data.mdb").is_file():
+            _tell_missing_keys(folder, tell)
+        names = [name for name in storage.images(root, argument) if chosen(stem(name))]
+    except (ValueError, OSError) as error:
+        tell(error)
+        return {}
+    files: dict[str, str] = {}
+    for name in names:
+        first = files.setdefault(stem(name), str(folder / name))
+        if first != str(folder / name):
+            tell(f"{folder / name}: expected one image for each name, got {os.path.basename(first)}, too. Remove one.")
+    return files
+
+
+def _paired(
+    gt: Mapping[str, str], lq: Mapping[str, str], template: str, tell: Tell
+) -> list[tuple[str, tuple[str | None, str | None]]]:
+    """Return the files of each name; those of LQ without a partner come last."""
+    pairs: list[tuple[str, tuple[str | None, str | None]]] = []
+    used = set()
+    for key, path in gt.items():
+        folder, file = os.path.split(key)
+        wanted = os.path.join(folder, template.replace("{}", file))
+        used.add(wanted)
+        if wanted not in lq:
+            tell(f"{path}: expected an LQ image '{wanted}' for it, got none.")
+        pairs.append((key, (path, lq.get(wanted))))
+    for key in (key for key in lq if key not in used):
+        tell(f"{lq[key]}: expected a GT image for it, got none.")
+        pairs.append((key, (None, lq[key])))
+    return pairs
+
+
+def _tell_gaps(files: Mapping[str, str], tell: Tell) -> None:
+    clips: dict[str, list[str]] = defaultdict(list)
+    for path in files.values():
+        folder, name = os.path.split(path)
+        clips[folder].append(name)
+    for clip, names in clips.items():
+        for before, after, lost in gaps(in_order(names)):
+            tell(f"{clip}: expected frames without a gap, but {after} follows {before}: {lost} missing.")
+
+
+def _tell_missing_keys(folder: Path, tell: Tell) -> None:
+    from vsr.data.lmdb_storage import open_database, read_listing  # files on disk need no package lmdb
+
+    database = open_database(folder)
+    for key in read_listing(folder).keys:
+        if database.get(key) is None:
+            tell(f"{folder}: expected the key '{key}' that its meta_info lists, got none in data.mdb.")
+
+
+def _chosen(arguments: Mapping[str, Any], *, has_clips: bool) -> Callable[[str], bool]:
+    """Return a function that tells whether the options leave an image, named without its suffix, in the set."""
+    include, exclude, listing = (arguments.get(name) for name in ("clips", "exclude_clips", "meta_info_file"))
+    listed: Iterable[str] | None = None
+    if isinstance(listing, str):
+        listed = set(read_clip_list(listing) if has_clips else map(stem, read_image_list(listing)))
+
+    def chosen(name: str) -> bool:
+        clip = os.path.dirname(name)
+        return (
+            (include is None or clip in include)
+            and (exclude is None or clip not in exclude)
+            and (listed is None or (clip if has_clips else name) in listed)
+        )
+
+    return chosen
