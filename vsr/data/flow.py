@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from vsr.data.augment import Flow
+from vsr.data.prepare import write_once
 from vsr.registry import suggest
-from vsr.utils.files import atomic_write
 from vsr.utils.images import Frame
 
 PRESETS = {
@@ -104,7 +104,7 @@ def read_flow(path: str | Path, size: Sequence[int]) -> Flow:
 
 
 def write_flow(path: str | Path, flow: Flow) -> None:
-    """Write a flow (2, h, w) to a file that is whole or absent.
+    """Write a flow (2, h, w) to a file that is whole or absent; one that is there is replaced.
 
     Raises:
         ValueError: it is not float32 (2, h, w), or not finite.
@@ -114,8 +114,9 @@ def write_flow(path: str | Path, flow: Flow) -> None:
         raise ValueError(f"{path}: expected a flow float32 (2, h, w), got {flow.dtype} {flow.shape}.")
     if not np.isfinite(flow).all():
         raise ValueError(f"{path}: expected a finite flow, got {_count_bad(flow)} other numbers; it was not written.")
-    with atomic_write(Path(path)) as file:
-        np.save(file, np.ascontiguousarray(flow.transpose(1, 2, 0)), allow_pickle=False)
+    stored = np.ascontiguousarray(flow.transpose(1, 2, 0))
+    Path(path).unlink(missing_ok=True)
+    write_once(Path(path), lambda temporary: np.save(temporary, stored, allow_pickle=False))
 
 
 def dis_flow(centre: Frame, neighbour: Frame, preset: str = "medium") -> Flow:
