@@ -251,9 +251,10 @@ def _template(images: Mapping[str, Sequence[Path]], others: Mapping[str, Path]) 
 def write_cuts(
     cuts: Sequence[Cut],
     target: str | Path,
-    grid: Grid,
+    grid: Grid | None,
     *,
     source: str | Path,
+    made_with: Mapping[str, Any] | None = None,
     lmdb: str | None = None,
     workers: int = 0,
     dry_run: bool = False,
@@ -265,8 +266,9 @@ def write_cuts(
     Args:
         cuts: What to cut.
         target: The folder; of an LMDB without its suffix.
-        grid: What the cuts were planned with.
+        grid: What the cuts were planned with; None: they are whole images.
         source: Where the images come from.
+        made_with: What else decided which images these are.
         lmdb: Encoding of the LMDB, png, tiles or raw; None: files.
         workers: Processes that cut (for an LMDB: threads); 0: this one.
         dry_run: Make the same checks, write nothing.
@@ -282,16 +284,17 @@ def write_cuts(
     """
     count = sum(len(cut.parts) for cut in cuts)
     source, target = Path(os.path.realpath(source)), Path(target)
+    settings = {**(asdict(grid) if grid else {"whole": True}), **(made_with or {})}
     if lmdb is not None:
         target = target.with_name(f"{target.name}.lmdb")
-        recipe = Recipe(str(source), str(target), lmdb, cut=asdict(grid))
+        recipe = Recipe(str(source), str(target), lmdb, cut=settings)
         sources = CutSources(source, tuple(str(cut.path) for cut in cuts), (), tuple(cut.parts for cut in cuts))
         if not dry_run:
             target.parent.mkdir(parents=True, exist_ok=True)
             make_lmdb(recipe, sources=sources, workers=max(1, workers), resume=True)
     else:
         origin = os.path.relpath(source, os.path.realpath(target))  # the whole may be moved
-        with target_folder(target, {"made_of": origin, **asdict(grid)}, dry_run=dry_run) as folder:
+        with target_folder(target, {"made_of": origin, **settings}, dry_run=dry_run) as folder:
             if not dry_run:
                 jobs = [(cut, folder) for cut in cuts]
                 run_jobs(write_parts, jobs, workers=workers, what=str(target))
