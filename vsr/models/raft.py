@@ -104,11 +104,10 @@ def _raft_small() -> nn.Module:
 
 
 def _advice() -> str:
-    kind = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+    here = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU; plain 'pip install' gives the one for CUDA"
     return (
-        f"Install the torchvision that was built for torch {torch.__version__} ({kind}) from where this torch came "
-        "from; plain 'pip install torchvision' gives the one for CUDA. Or take --method dis, which needs neither it "
-        "nor weights."
+        f"Install the torchvision that was built for this torch from where it came from ({torch.__version__}, for "
+        f"{here}). Or take --method dis, which needs neither it nor weights."
     )
 
 
