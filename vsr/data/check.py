@@ -15,6 +15,7 @@ from vsr.config.schema import Component, DatasetOptions, Options
 from vsr.data.check_names import search
 from vsr.data.fingerprint import Image, differs, fingerprint, images_of, spread
 from vsr.data.loader import build_dataset
+from vsr.data.storage import list_roots
 from vsr.registry import DATASETS
 from vsr.utils.images import Array, Frame
 from vsr.utils.progress import Progress
@@ -31,7 +32,7 @@ class SetCheck:
     Args:
         key: Of its section, 'train'.
         type: Of the data set.
-        storage: disk or lmdb.
+        storage: disk, lmdb or both.
         clips: How many; None: the set has none.
         images: How many, GT and LQ counted as one; of a set of clips frames.
         gt: Height x width of GT, 'N sizes' or 'none'.
@@ -100,8 +101,7 @@ def _check_set(
 ) -> tuple[SetCheck, Any, dict[bytes, str]]:
     """Return what was found, the data set (None: it cannot be built), and image names by a hash of their pixels."""
     arguments = section.dataset.args
-    backend = arguments.get("io_backend") or {}
-    result = SetCheck(key, section.dataset.type, str(backend.get("type", "disk")))
+    result = SetCheck(key, section.dataset.type, _storage(arguments))
     expected, section = section.fingerprint, replace(section, fingerprint=None)
     if "cache_data" in arguments:  # decoding is for later, and may fail
         component = Component(type=section.dataset.type, args={**arguments, "cache_data": False})
@@ -124,6 +124,13 @@ def _check_set(
         if text := differs(result.fingerprint, expected):
             result.problem(text)
     return result, dataset, digests
+
+
+def _storage(arguments: Mapping[str, Any]) -> str:
+    """Return what the roots are: disk, lmdb or both."""
+    roots = [r for name, given in arguments.items() if name.startswith("dataroot") and given for r in list_roots(given)]
+    kinds = {os.path.isfile(os.path.join(os.path.expanduser(root), "data.mdb")) for root in roots}
+    return "both" if len(kinds) > 1 else "lmdb" if True in kinds else "disk"
 
 
 # --- the images of a set -------------------------------------------------------------------------

@@ -4,14 +4,13 @@ import inspect
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from vsr.config.schema import DatasetOptions
 from vsr.data.clips import gaps, read_clip_list, read_image_list
 from vsr.data.fingerprint import Image
 from vsr.data.pairs import Pair, PairReader
-from vsr.data.storage import Storage, existing, in_order, list_roots, open_storage, stem
+from vsr.data.storage import RootStorage, existing, in_order, list_roots, open_storage, stem
 from vsr.registry import DATASETS
 
 Tell = Callable[[object], None]
@@ -55,13 +54,14 @@ def search(section: DatasetOptions, scale: int, *, train: bool, tell: Tell) -> l
     return images
 
 
-def _files(root: str, argument: str, storage: Storage, chosen: Callable[[str], bool], tell: Tell) -> dict[str, str]:
+def _files(root: str, argument: str, storage: RootStorage, chosen: Callable[[str], bool], tell: Tell) -> dict[str, str]:
     """Return the chosen images of a root by their names without suffix."""
     try:
         folder = existing(root, argument)
-        if (folder / "data.mdb").is_file():
-            _tell_missing_keys(folder, tell)
-        names = [name for name in storage.images(root, argument) if chosen(stem(name))]
+        found, missing = storage.held(root, argument)
+        for key in missing:
+            tell(f"{folder}: expected the key '{key}' that its meta_info lists, got none in data.mdb.")
+        names = [name for name in found if chosen(stem(name))]
     except (ValueError, OSError) as error:
         tell(error)
         return {}
@@ -100,15 +100,6 @@ def _tell_gaps(files: Mapping[str, str], tell: Tell) -> None:
     for clip, names in clips.items():
         for before, after, lost in gaps(in_order(names)):
             tell(f"{clip}: expected frames without a gap, but {after} follows {before}: {lost} missing.")
-
-
-def _tell_missing_keys(folder: Path, tell: Tell) -> None:
-    from vsr.data.lmdb_storage import open_database, read_listing  # files on disk need no package lmdb
-
-    database = open_database(folder)
-    for key in read_listing(folder).keys:
-        if database.get(key) is None:
-            tell(f"{folder}: expected the key '{key}' that its meta_info lists, got none in data.mdb.")
 
 
 def _chosen(arguments: Mapping[str, Any], *, has_clips: bool) -> Callable[[str], bool]:

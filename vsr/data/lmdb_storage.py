@@ -85,6 +85,15 @@ class LmdbStorage:
     def images(self, root: str, argument: str) -> list[str]:
         return list(in_order([f"{key}.png" for key in self._listing(root, argument)[1].keys]))
 
+    def held(self, root: str, argument: str) -> tuple[list[str], list[str]]:
+        """As ``images`` of an LMDB that may lack some of what its list names: what there is, and the missing keys."""
+        path = existing(root, argument)
+        listing, database = read_listing(path), self._opened(str(path))
+        self._roots[str(path)] = replace(listing, keys=())
+        missing = [key for key in listing.keys if database.get(key) is None]
+        lost = set(missing)
+        return list(in_order([f"{key}.png" for key in listing.keys if key not in lost])), missing
+
     def listed(self, name: str, root: str | None = None) -> str:
         return f"{stem(name)}.png"
 

@@ -166,6 +166,11 @@ class RootStorage:
     def images(self, root: str, argument: str) -> list[str]:
         return self._at(root, argument).images(root, argument)
 
+    def held(self, root: str, argument: str) -> tuple[list[str], list[str]]:
+        """As ``images``, and what an LMDB lacks of its list, which ``images`` would refuse: the missing keys."""
+        storage = self._at(root, argument)
+        return (storage.images(root, argument), []) if storage is self._disk else self._lmdb.held(root, argument)
+
     def listed(self, name: str, root: str | None = None) -> str:
         in_lmdb = bool(self._lmdb_roots) if root is None else self.is_lmdb(root)
         return (self._lmdb if in_lmdb else self._disk).listed(name)
