@@ -1,8 +1,9 @@
 """What an LMDB is made of: images in folders and frames of videos, each with the key that it will have."""
 
+import functools
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -78,7 +79,7 @@ class CutSources(Sources):
 
     def stills(self) -> "Iterator[Source]":
         for name, regions in zip(self.images, self.parts, strict=True):
-            whole = _Decoded(self.root / name)
+            whole = Shared(functools.partial(read_image, self.root / name))
             for key, region in regions.items():
                 yield Source(key, self.root / name, cut=(whole, region))
 
@@ -89,17 +90,17 @@ class CutSources(Sources):
         return {key: self.root / name for name, part in zip(self.images, self.parts, strict=True) for key in part}
 
 
-class _Decoded:
-    """An image that is decoded by the first who asks, for all others who wait."""
+class Shared:
+    """An image that is read or made by the first who asks, for all others who wait."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+    def __init__(self, make: Callable[[], Frame]) -> None:
+        self._make, self._lock = make, threading.Lock()
         self._image: Frame | None = None
 
     def image(self) -> Frame:
         with self._lock:
             if self._image is None:
-                self._image = read_image(self._path)
+                self._image = self._make()
             return self._image
 
 
@@ -108,7 +109,7 @@ class Source(NamedTuple):
 
     Args:
         key: Its key in the LMDB: its path below the root without suffix; of a frame 'VIDEO/00000012'.
-        path: The image, or the video.
+        path: The image, or the video, or the file that an image is made of.
         frame: Of a video, BGR as OpenCV decodes it; None: it is still to be read.
         cut: The image and the part of it that is wanted; None: all of ``path``.
     """
@@ -116,7 +117,7 @@ class Source(NamedTuple):
     key: str
     path: Path
     frame: Frame | None = None
-    cut: tuple[_Decoded, Region] | None = None
+    cut: tuple[Shared, Region] | None = None
 
     def unread(self) -> "Source":
         """Return it without its pixels."""
