@@ -42,6 +42,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--distance", type=int, default=1, metavar="N", help="neighbours up to N frames away (1, as FMA-Net)"
     )
+    parser.add_argument(
+        "--ends", action="store_true", help="first and last frames, too, with the neighbours that they have"
+    )
     script_arguments(parser)
     given = parser.parse_args()
     if given.output is not None and len(given.output) != len(given.roots):
@@ -63,6 +66,7 @@ def main() -> int:
                 output,
                 method=given.method,
                 distance=given.distance,
+                ends=given.ends,
                 workers=given.workers,
                 dry_run=given.dry_run,
                 **options,

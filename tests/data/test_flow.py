@@ -51,6 +51,9 @@ def test_inner_frames_get_a_flow_to_both_neighbours() -> None:
     assert flow_pairs(4) == [(1, 0), (1, 2), (2, 1), (2, 3)]
     assert flow_pairs(5, distance=2) == [(2, 0), (2, 1), (2, 3), (2, 4)]
     assert flow_pairs(2) == []
+    assert flow_pairs(3, ends=True) == [(0, 1), (1, 0), (1, 2), (2, 1)]
+    assert flow_pairs(1, ends=True) == []
+    assert flow_pairs(2, distance=3, ends=True) == [(0, 1), (1, 0)]
     with pytest.raises(ValueError, match="distance: expected 1 or more"):
         flow_pairs(5, distance=0)
 

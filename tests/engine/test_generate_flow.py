@@ -82,6 +82,16 @@ def test_neighbours_further_away_are_asked_for_by_distance(reds: Path, tmp_path:
     ]
 
 
+def test_recurrent_networks_get_the_flows_of_the_first_and_the_last_frame_too(reds: Path, tmp_path: Path) -> None:
+    assert generate_flow(str(reds), tmp_path / "flow", ends=True).flows == 12
+    extra = {"00000000_00000001", "00000003_00000002"}
+    expected = {*EXPECTED, *(f"{clip}/{name}.npy" for clip in ("000", "001") for name in extra)}
+    assert set(flows(tmp_path / "flow")) == expected
+    generate_flow(str(reds), tmp_path / "inner")
+    for name in EXPECTED:
+        assert (tmp_path / "flow" / name).read_bytes() == (tmp_path / "inner" / name).read_bytes()
+
+
 def test_images_video_and_lmdb_give_the_same_flows(reds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VSR_CACHE", str(tmp_path / "cache"))
     generate_flow(str(reds), tmp_path / "images")

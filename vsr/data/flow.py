@@ -35,13 +35,14 @@ def flow_name(centre: str, neighbour: str) -> str:
     return f"{centre}_{neighbour}{SUFFIX}"
 
 
-def flow_pairs(count: int, distance: int = 1) -> list[tuple[int, int]]:
+def flow_pairs(count: int, distance: int = 1, *, ends: bool = False) -> list[tuple[int, int]]:
     """Return the (centre, neighbour) of a clip that get a flow: those of all whole windows of 2 * distance + 1 frames.
 
     Args:
         count: Frames of the clip.
         distance: How far the neighbours reach. 1, as FMA-Net on three frames: every frame but the first and the
             last with the one before it and the one behind.
+        ends: The frames near the ends, too, with those neighbours that they have; for recurrent networks.
 
     Raises:
         ValueError: ``distance`` is below 1.
@@ -49,7 +50,8 @@ def flow_pairs(count: int, distance: int = 1) -> list[tuple[int, int]]:
     if distance < 1:
         raise ValueError(f"distance: expected 1 or more frames, got {distance}.")
     steps = [step for step in range(-distance, distance + 1) if step]
-    return [(centre, centre + step) for centre in range(distance, count - distance) for step in steps]
+    centres = range(count) if ends else range(distance, count - distance)
+    return [(centre, centre + step) for centre in centres for step in steps if 0 <= centre + step < count]
 
 
 def default_flow_root(root: str | Path) -> Path:

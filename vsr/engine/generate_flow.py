@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, takewhile
+from itertools import groupby, islice, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ def generate_flow(
     iterations: int = ITERATIONS,
     bgr: bool = False,
     distance: int = 1,
+    ends: bool = False,
     workers: int = 0,
     dry_run: bool = False,
 ) -> FlowPlan:
@@ -82,7 +84,7 @@ def generate_flow(
         preset: Of DIS.
         weights: Of RAFT: the file raft-small.pth.
         iterations, bgr: Of RAFT, see ``vsr.models.raft.raft_flows``.
-        distance: How far the neighbours reach, in frames; FMA-Net on three frames needs 1.
+        distance, ends: Which frames get a flow to which, see ``vsr.data.flow.flow_pairs``.
         workers: Processes of DIS; 0: this one does all.
         dry_run: Look and count, write nothing.
 
@@ -102,7 +104,8 @@ def generate_flow(
     path = existing(root, "root")
     storage = open_storage({"type": "lmdb" if (path / "data.mdb").is_file() else "disk"})
     goal = Path(default_flow_root(root) if folder is None else folder)
-    recipe: dict[str, Any] = {"format": 1, "root": os.path.realpath(path), "method": method, "distance": distance}
+    recipe: dict[str, Any] = {"format": 1, "root": os.path.realpath(path), "method": method}
+    recipe |= {"distance": distance, "ends": ends}
     if method == "dis":
         recipe["preset"] = preset
     else:
@@ -110,11 +113,10 @@ def generate_flow(
         recipe |= {"weights": sha256(Path(str(weights))), "iterations": iterations, "bgr": bgr}
     with target_folder(goal, recipe, dry_run=dry_run) as target:
         clips = storage.clips(root, "root")
-        windows = [window for clip in clips.values() for window in _windows(storage, clip, target, distance)]
+        windows = [window for clip in clips.values() for window in _windows(storage, clip, target, distance, ends)]
         if not windows:
-            raise ValueError(
-                f"root: expected clips of {2 * distance + 1} or more frames in '{root}', got shorter ones."
-            )
+            least = 2 if ends else 2 * distance + 1
+            raise ValueError(f"root: expected clips of {least} or more frames in '{root}', got shorter ones.")
         plan = _plan(target, windows)
         if dry_run:
             return plan
@@ -146,30 +148,27 @@ def _network(weights: str | Path | None) -> nn.Module:
     return network
 
 
-def _windows(storage: Storage, clip: Clip, target: Path, distance: int) -> list[Window]:
+def _windows(storage: Storage, clip: Clip, target: Path, distance: int, ends: bool) -> list[Window]:
     """Return the windows of a clip whose flows go to a folder of its name below ``target``."""
     if clip.is_video:
         decoded, files = frames_of_video(clip.folder)
         clip = Clip(clip.name, decoded, files, numbered=True)
     if twice := first_duplicate(clip.files):
         raise ValueError(f"{clip.folder}: expected one image for each name, got {twice}. Remove the one or the other.")
-    pairs = flow_pairs(len(clip.files), distance)
+    pairs = flow_pairs(len(clip.files), distance, ends=ends)
     if not pairs:
         log.warning("clip '%s': has %d frames, too few for a flow", clip.name, len(clip.files))
         return []
     size = storage.size(clip.path(0))
     names = [stem(file) for file in clip.files]
-    step = 2 * distance
     return [
         Window(
             f"{clip.name}/{names[centre]}",
             clip.path(centre),
-            tuple(
-                (clip.path(n), target / clip.name / flow_name(names[centre], names[n])) for _, n in pairs[i : i + step]
-            ),
+            tuple((clip.path(n), target / clip.name / flow_name(names[centre], names[n])) for _, n in of_centre),
             size,
         )
-        for i, (centre, _) in list(enumerate(pairs))[::step]
+        for centre, of_centre in groupby(pairs, itemgetter(0))
     ]
 
 
