@@ -10,6 +10,7 @@ import pytest
 
 from vsr.data import video_cache
 from vsr.data.video_cache import frames_of_video
+from vsr.utils.files import temporary_beside
 from vsr.utils.images import read_image
 
 
@@ -63,7 +64,7 @@ def test_several_at_once_decode_once(video: Path) -> None:
 
 def test_what_a_killed_process_left_is_made_anew(video: Path, cache: Path) -> None:
     folder, _ = frames_of_video(video)
-    partial = folder.with_name(folder.name + ".partial")
+    partial = temporary_beside(folder)
     folder.rename(partial)
     (partial / "00000099.png").write_text("half a frame")
     assert len(frames_of_video(video)[1]) == 10

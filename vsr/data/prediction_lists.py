@@ -3,14 +3,17 @@
 import csv
 import difflib
 import hashlib
+import io
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from vsr.data.storage import stem
 from vsr.utils.files import atomic_write
-from vsr.utils.images import VIDEO_SUFFIXES
+from vsr.utils.images import VIDEO_SUFFIXES, natural_key
 
 PARTITIONS = ("train", "val", "test")
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -19,7 +22,8 @@ SPLIT_SEED = 0  # fixed: a clip must not move from one partition to another betw
 _HEADINGS = {"clip", "clips", "file", "filename", "folder", "id", "name", "path", "video", "video_id"}
 _CAMERA = re.compile(r"_\([A-Z]+\d+\)$")
 
-Naming = Callable[[str], str]
+Naming: TypeAlias = Callable[[str], str]
+Split: TypeAlias = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]
 
 
 def list_name(partition: str) -> str:
@@ -90,9 +94,54 @@ def read_list(file: Path, known: Collection[str], naming: Naming, *, root: str |
     Raises:
         ValueError: it is no text, is empty, or names a clip twice or one that is not there; with the line.
     """
+    names = _names_in(file, known, naming, root=root)
+    if not names:
+        raise ValueError(f"{file}: expected the name of a clip a line, got none.")
+    return names
+
+
+def settle_lists(folder: Path, known: Collection[str], naming: Naming, split: Split, *, dry_run: bool) -> list[str]:
+    """Check the lists that a folder has, or write them if it has none.
+
+    Args:
+        folder: Where the lists stand.
+        known: The clips that there are.
+        naming: As in ``read_list``.
+        split: Makes the lists.
+        dry_run: Write nothing.
+
+    Returns:
+        A line that tells of each list.
+
+    Raises:
+        ValueError: as ``read_list``; a clip is in two lists, or a list is missing beside others.
+    """
+    made = split(sorted(known, key=natural_key))
+    files = {partition: folder / list_name(partition) for partition in PARTITIONS}
+    parts = {name: _names_in(file, known, naming, root=folder) for name, file in files.items() if file.is_file()}
+    _check_disjoint(parts, files)
+    own = all(parts[partition] == made[partition] for partition in parts)  # of them, some: a run was killed
+    if not own and len(parts) < len(PARTITIONS):
+        lost = next(file for partition, file in files.items() if partition not in parts)
+        raise ValueError(f"{lost}: expected this list beside {list_name(next(iter(parts)))}, got none. Add it.")
+    if own and not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+        for partition, file in files.items():
+            if parts.get(partition) != made[partition]:
+                with atomic_write(file, "w") as target:
+                    csv.writer(target, lineterminator="\n").writerows([["clip"], *([n] for n in made[partition])])
+    shown = made if own else parts
+    left = len(known) - sum(map(len, shown.values()))
+    return [
+        *(f"{files[partition]}: {len(shown[partition])} clips" for partition in PARTITIONS),
+        *([f"{left} clips are in no list and not used; without the three lists they are made anew"] if left else []),
+    ]
+
+
+def _names_in(file: Path, known: Collection[str], naming: Naming, *, root: str | Path) -> list[str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        rows = csv.reader(text.splitlines(), delimiter=_delimiter(text), strict=True)
+        rows = csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True)
         cells = [(rows.line_num, row[0].strip()) for row in rows if row and row[0].strip()]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: expected a csv file in UTF-8, got another thing ({error}).") from error
@@ -103,7 +152,7 @@ def read_list(file: Path, known: Collection[str], naming: Naming, *, root: str |
             name = stem(name)
         if name in names:
             raise ValueError(
-                f"{file}:{line}: expected each clip once, got '{cell}' as in line {names[name]}. Remove it."
+                f"{file}:{line}: expected each clip once, got '{cell}', as in line {names[name]}. Remove it."
             )
         if name in known:
             names[name] = line
@@ -113,38 +162,16 @@ def read_list(file: Path, known: Collection[str], naming: Naming, *, root: str |
             raise ValueError(
                 f"{file}:{line}: expected a clip of {root}, got '{cell}'.{hint} Add the clip or remove the line."
             )
-    if not names:
-        raise ValueError(f"{file}: expected the name of a clip a line, got none.")
     return list(names)
 
 
-def write_lists(folder: Path, parts: Mapping[str, Sequence[str]]) -> None:
-    """Write the three lists, each with the heading 'clip'."""
-    for partition in PARTITIONS:
-        with atomic_write(folder / list_name(partition), "w") as file:
-            csv.writer(file, lineterminator="\n").writerows([["clip"], *([name] for name in parts[partition])])
-
-
-def check_lists(folder: Path, known: Collection[str], naming: Naming) -> dict[str, list[str]]:
-    """Read the lists that a folder has, and check that no clip is in two of them.
-
-    Raises:
-        ValueError: as ``read_list``; a clip is in two lists.
-    """
-    parts: dict[str, list[str]] = {}
-    for partition in PARTITIONS:
-        file = folder / list_name(partition)
-        if not file.is_file():
-            continue
-        parts[partition] = read_list(file, known, naming, root=folder)
-        for other, names in parts.items():
-            shared = sorted(set(names) & set(parts[partition])) if other != partition else []
-            if shared:
-                raise ValueError(
-                    f"{file}: expected clips that {list_name(other)} does not hold, but they share {len(shared)}, "
-                    f"'{shared[0]}' for one. Remove them from one of the two."
-                )
-    return parts
+def _check_disjoint(parts: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> None:
+    for one, other in itertools.combinations(parts, 2):
+        if shared := sorted(set(parts[one]) & set(parts[other])):
+            raise ValueError(
+                f"{files[other]}: expected clips that {files[one].name} does not hold, but they share {len(shared)}, "
+                f"'{shared[0]}' for one. Remove them from one of the two."
+            )
 
 
 def named_once(names: Iterable[str], naming: Naming, *, root: str | Path) -> dict[str, str]:

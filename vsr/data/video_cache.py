@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 from filelock import FileLock
 
-from vsr.utils.files import cache_root
+from vsr.utils.files import cache_root, temporary_beside
 from vsr.utils.images import Frame
 
 log = logging.getLogger(__name__)
@@ -59,18 +59,44 @@ def frames_of_video(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _decode(path: Path, folder: Path) -> None:
-    """Write all frames of a video to ``folder``, which appears when it is complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed; the lock is ours
-    partial.mkdir()
     log.info("decoding %s into %s (once)", path, folder)
-    start = told = time.monotonic()
+    start = time.monotonic()
+    count = decode_video(path, folder)
+    log.info("%s: %d frames in %.1f s", path.name, count, time.monotonic() - start)
+
+
+def decode_video(
+    path: Path, folder: Path, *, digits: int = 8, suffix: str = ".png", quality: int = 95, threads: int = 8
+) -> int:
+    """Write all frames of a video into a folder, which appears when it is complete; return how many there are.
+
+    The caller sees to it that nobody else does the same at the same time.
+
+    Args:
+        path: The video file.
+        folder: Where to; it must not exist.
+        digits: Of the names: with 8, 00000000 is the first one.
+        suffix: .png or .jpg.
+        quality: Of JPEG, 1 to 100.
+        threads: That encode; no more than there are cores.
+
+    Raises:
+        ValueError: the file cannot be decoded to its end.
+        OSError: the folder cannot be written.
+    """
+    partial = temporary_beside(folder)
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    # level 1: twice as fast to write, 10 % larger
+    parameters = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    told = time.monotonic()
     count = 0
     try:
-        with open_video(path) as (frames, expected), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with open_video(path) as (frames, expected), ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
             writing: deque[Future[None]] = deque()
             for count, frame in enumerate(frames, start=1):
-                writing.append(pool.submit(_write, partial / f"{count - 1:08d}.png", frame))
+                file = partial / f"{count - 1:0{digits}d}{suffix}"
+                writing.append(pool.submit(_write, file, frame, parameters))
                 if len(writing) > FRAMES_IN_FLIGHT:
                     writing.popleft().result()
                 if time.monotonic() - told > SECONDS_BETWEEN_LINES:
@@ -83,7 +109,7 @@ def _decode(path: Path, folder: Path) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    log.info("%s: %d frames in %.1f s", path.name, count, time.monotonic() - start)
+    return count
 
 
 def check_count(path: Path, count: int, expected: int) -> None:
@@ -97,9 +123,8 @@ def check_count(path: Path, count: int, expected: int) -> None:
         log.warning("%s: its header speaks of %d frames, %d could be decoded", path, expected, count)
 
 
-def _write(path: Path, frame: Frame) -> None:
-    # level 1: twice as fast to write, 10 % larger
-    if not cv2.imwrite(str(path), frame, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+def _write(path: Path, frame: Frame, parameters: list[int]) -> None:
+    if not cv2.imwrite(str(path), frame, parameters):
         free = shutil.disk_usage(path.parent).free
         raise OSError(errno.EIO, f"{path.name} could not be written, {free / 1e6:.0f} MB are free")
 
