@@ -108,11 +108,16 @@ DATASETS = Registry(
         "HumanEvaDataset": "vsr.data.prediction",
         "PairedImageDataset": "vsr.data.paired_image",
         "PairedStereoImageDataset": "vsr.data.paired_stereo_image",
+        "REDSDataset": "vsr.data.reds",
+        "REDSRecurrentDataset": "vsr.data.reds",
         "SingleImageDataset": "vsr.data.single_image",
         "VideoTrainDataset": "vsr.data.video",
         "VideoRecurrentTrainDataset": "vsr.data.video",
         "VideoTestDataset": "vsr.data.video",
         "VideoRecurrentTestDataset": "vsr.data.video",
+        "VideoTestVimeo90KDataset": "vsr.data.vimeo90k",
+        "Vimeo90KDataset": "vsr.data.vimeo90k",
+        "Vimeo90KRecurrentDataset": "vsr.data.vimeo90k",
     },
 )
 DEGRADATIONS = Registry(

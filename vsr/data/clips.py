@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,7 +68,8 @@ class ClipSet:
     Args:
         depth: A clip's name is the last so many folders of its path, whatever lies above them; None: its path
             below the root.
-        single_gt: A GT clip of one frame is the ground truth of that frame of LQ: there is none for the others.
+        single_gt: A GT clip may have one frame, the ground truth of the LQ frame at this position; None: it may not.
+        partition: Whether a clip of this name belongs to the set at all; in lists, too, others are passed over.
 
     Raises:
         FileNotFoundError: a root or the meta_info_file is missing.
@@ -91,7 +92,8 @@ class ClipSet:
         exact: bool,
         keep: int = 1,
         depth: int | None = None,
-        single_gt: bool = False,
+        single_gt: int | None = None,
+        partition: Callable[[str], bool] | None = None,
         allow_gaps: bool = False,
     ) -> None:
         check_roots(dataroot_gt, dataroot_lq, scale)
@@ -106,6 +108,12 @@ class ClipSet:
             gt |= one
             lq |= other
         counts = read_clip_list(meta_info_file) if meta_info_file is not None else {}
+        if partition is not None:
+            gt, lq, counts = ({n: names[n] for n in names if partition(n)} for names in (gt, lq, counts))  # type: ignore[assignment]
+            if not gt and not lq:
+                raise ValueError(
+                    "val_partition: expected clips of it, got roots with none. Check the names, or test_mode."
+                )
         counts, clips, exclude_clips = (self._with_labels(names, gt or lq) for names in (counts, clips, exclude_clips))
         names = _selected(list(gt or lq), counts, meta_info_file, clips, exclude_clips)
         if gt and lq:
@@ -204,7 +212,7 @@ class ClipSet:
                     f"{clip.folder}: expected one image for each name, got {twice}. Remove the one or the other."
                 )
         if gt is not None and lq is not None:
-            if self._single_gt and len(gt.files) == 1 < len(lq.files):
+            if self._single_gt is not None and len(gt.files) == 1 < len(lq.files):
                 gt = self._spread(name, gt, lq)
             else:
                 lq = self._matched(name, gt, lq)
@@ -220,8 +228,14 @@ class ClipSet:
         return replace(clip_pair, size=self.reader.pair(*clip_pair.pair(0)[:2]).size)
 
     def _spread(self, name: str, gt: Clip, lq: Clip) -> Clip:
-        """Return a GT clip of one frame as one that has this frame at all places: it is asked for at its own."""
-        same_names([self._tmpl.format(stem(gt.files[0]))], set(map(stem, lq.files)), f"frames of clip '{name}'")
+        """Return a GT clip of one frame as one that has it at all places: only its own is asked for."""
+        assert self._single_gt is not None
+        own = stem(lq.files[min(self._single_gt, len(lq.files) - 1)])
+        if own != self._tmpl.format(stem(gt.files[0])):
+            raise ValueError(
+                f"clip '{name}': expected all frames of GT or the one of {own}, got {gt.files[0]} in {gt.folder}. "
+                "Complete the folder."
+            )
         return replace(gt, files=gt.files * len(lq.files))
 
     def _matched(self, name: str, gt: Clip, lq: Clip) -> Clip:

@@ -23,12 +23,16 @@ class Sample(TypedDict, total=False):
             absent if there is no ground truth.
         key: Name of the image, 'clip/frame' or 'clip'.
         frames: Names of the frames of a whole clip.
+        flow: float32, (dx, dy) in LQ pixels, cut and flipped as lq is: (t, 2, h, w) from a window's centre to each of
+            its frames, zero for itself; (2, t - 1, 2, h, w) of a clip, from each frame to the next and from the
+            next to it. Present if the data set has flows.
     """
 
     lq: Tensor
     gt: Tensor
     key: str
     frames: list[str]
+    flow: Tensor
 
 
 def stacked(images: Sequence[Planes]) -> Tensor:

@@ -1,12 +1,15 @@
 """Data sets of clips: folders of frames or video files, any number, any length, any names."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from vsr.data.augment import Planes, draw_flips, draw_region
+from vsr.data.augment import Flips, Planes, Region, draw_flips, draw_region
+from vsr.data.clip_flows import ClipFlows
 from vsr.data.clips import ClipPair, ClipSet, check_crop, check_seed
 from vsr.data.degradations import Degradations, build_degradations, neighbours_of
 from vsr.data.pairs import Pair
@@ -15,7 +18,7 @@ from vsr.registry import DATASETS
 from vsr.utils.windows import generate_frame_indices, shortest_clip
 
 
-class _TrainClips(Dataset[Sample]):
+class TrainClips(Dataset[Sample]):
     """Sequences of frames at random positions, intervals, crops and flips.
 
     An item is ``dataset[index, draw]``: index is the number of a frame within the set, the centre or
@@ -23,9 +26,12 @@ class _TrainClips(Dataset[Sample]):
 
     Args:
         dataroot_gt: Root of the clips in high quality: a folder of clip folders, of video files, of
-            frames (one clip), or a video file.
-        dataroot_lq: Root of the same clips in low quality; None: made from GT by antialiased
-            bicubic reduction, rounded to 8 bits.
+            frames (one clip), a video file, or an LMDB; or a list of roots: a clip is then called 'root/clip', by
+            the folder's name, or by its number if folders of one name are among them.
+        dataroot_lq: Root of the same clips in low quality, or a list in the order of dataroot_gt's; None: made
+            from GT by antialiased bicubic reduction, rounded to 8 bits.
+        dataroot_flow: Root of optical flows of LQ, or such a list: clip/{centre}_{neighbour}.npy, float32 (h, w, 2),
+            dx and dy in pixels, as scripts/generate_flow.py makes them. Samples then have ``flow``.
         scale: GT size / LQ size.
         num_frame: Length of a sequence; of a window odd.
         gt_size: Side of the square crop, GT pixels; a multiple of scale.
@@ -36,7 +42,7 @@ class _TrainClips(Dataset[Sample]):
         gt_downscale: Reduce the GT files by this factor first, to be rid of compression artefacts.
         filename_tmpl: Name of an LQ frame, without suffix, for the name {} of its GT frame.
         meta_info_file: List of the clips to use, lines ``folder n (h,w,c)``; of each the first n frames.
-        clips: Names of the clips to use; None: all.
+        clips: Names of the clips to use; None: all. Of several roots 'clip' stands for those of that name in each.
         exclude_clips: Names of clips to leave out.
         frames: [first, last] of the frames to use of each clip, counted from 0, last included;
             -1 is a clip's last.
@@ -53,12 +59,14 @@ class _TrainClips(Dataset[Sample]):
 
     is_train = True
     window: bool  # the frame of the index is the centre, and alone has GT; else it is the first, and all have GT
+    even_windows = False  # windows may have an even number of frames: what is their centre is known otherwise
 
     def __init__(
         self,
         *,
-        dataroot_gt: str,
-        dataroot_lq: str | None = None,
+        dataroot_gt: str | list[str],
+        dataroot_lq: str | list[str] | None = None,
+        dataroot_flow: str | list[str] | None = None,
         scale: int,
         num_frame: int,
         gt_size: int,
@@ -78,7 +86,7 @@ class _TrainClips(Dataset[Sample]):
         degradations: Sequence[Mapping[str, Any]] = (),
         seed: int = 0,
     ) -> None:
-        if self.window:
+        if self.window and not self.even_windows:
             _check_window(num_frame)
         if num_frame < 1:
             raise ValueError(f"num_frame: expected 1 or more, got {num_frame}.")
@@ -94,7 +102,7 @@ class _TrainClips(Dataset[Sample]):
         self.degradations, dataroot_lq = build_degradations(
             degradations, scale=scale, dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq
         )
-        self.clips = ClipSet(
+        self.clips = self._clip_set(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
             frames=frames, io_backend=io_backend, exact=True, allow_gaps=allow_gaps,
@@ -102,8 +110,15 @@ class _TrainClips(Dataset[Sample]):
         longest = (num_frame - 1) * max(interval_list) + 1
         self.clips.require(longest, f"num_frame {num_frame} with interval_list {interval_list}")
         self.clips.require_size(self.crop, gt_size)
+        self.flows = ClipFlows(dataroot_flow, self.clips) if dataroot_flow is not None else None
+        if self.flows is not None:
+            self.sample_bytes += 8 * self.crop**2 * (num_frame if self.window else 2 * (num_frame - 1))
         if cache_data:
             self.clips.preload(with_gt=True)
+
+    def _clip_set(self, **arguments: Any) -> ClipSet:
+        """Find the clips; a named data set has its own way of naming them."""
+        return ClipSet(**arguments)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -119,10 +134,8 @@ class _TrainClips(Dataset[Sample]):
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         index, draw = item
-        clip, position = self.clips.locate(index)
         rng = np.random.default_rng((self.seed, draw, index))
-        interval = self.interval_list[int(rng.integers(len(self.interval_list)))]
-        positions, position = self._positions(rng, len(clip), position, interval)
+        clip, positions, position = self._sequence(index, rng)
         reverse = rng.random() < 0.5  # drawn in any case: the option changes the order of frames and nothing else
         if self.random_reverse and reverse:
             positions.reverse()
@@ -140,8 +153,27 @@ class _TrainClips(Dataset[Sample]):
                 lq.append(flips.apply(made[i] if self.degradations else reader.lq(pair, region)))
                 if frame == position or not self.window:
                     gt.append(flips.apply(read_gt(pair) if self.degradations else reader.gt(pair, region)))
-        target = stacked(gt)
-        return Sample(lq=stacked(lq), gt=target[0] if self.window else target, key=key)
+            target = stacked(gt)
+            sample = Sample(lq=stacked(lq), gt=target[0] if self.window else target, key=key)
+            if self.flows is not None:
+                sample["flow"] = self._flow(self.flows, clip, positions, position, region, flips)
+        return sample
+
+    def _sequence(self, index: int, rng: np.random.Generator) -> tuple[ClipPair, list[int], int]:
+        """Return the clip of an item, the frames to read of it, and which one is the centre or the first."""
+        clip, position = self.clips.locate(index)
+        interval = self.interval_list[int(rng.integers(len(self.interval_list)))]
+        return clip, *self._positions(rng, len(clip), position, interval)
+
+    def _flow(
+        self, flows: ClipFlows, clip: ClipPair, positions: list[int], position: int, region: Region, flips: Flips
+    ) -> Tensor:
+        """Return the flows from a window's centre to each of its frames, or of a sequence forward and backward."""
+        if self.window:
+            return flows.read(clip, [(position, frame) for frame in positions], region, flips)
+        forward = list(itertools.pairwise(positions))
+        backward = [(after, before) for before, after in forward]
+        return flows.read(clip, forward + backward, region, flips).unflatten(0, (2, len(forward)))
 
     def _positions(self, rng: np.random.Generator, total: int, position: int, interval: int) -> tuple[list[int], int]:
         """Return the frames of a sequence, and the position of its centre or first frame.
@@ -159,20 +191,20 @@ class _TrainClips(Dataset[Sample]):
 
 
 @DATASETS.register
-class VideoTrainDataset(_TrainClips):
+class VideoTrainDataset(TrainClips):
     """Windows of an odd number of frames with the GT of the centre frame, for EDVR and its kind."""
 
     window = True
 
 
 @DATASETS.register
-class VideoRecurrentTrainDataset(_TrainClips):
+class VideoRecurrentTrainDataset(TrainClips):
     """Sequences of any number of frames, each with its GT, for recurrent networks."""
 
     window = False
 
 
-class _TestClips(Dataset[Sample]):
+class TestClips(Dataset[Sample]):
     """What testing on windows and on clips have in common."""
 
     is_train = False
@@ -205,7 +237,7 @@ class _TestClips(Dataset[Sample]):
 
 
 @DATASETS.register
-class VideoTestDataset(_TestClips):
+class VideoTestDataset(TestClips):
     """A window around every frame of every clip, with the GT of that frame.
 
     Args:
@@ -222,8 +254,8 @@ class VideoTestDataset(_TestClips):
     def __init__(
         self,
         *,
-        dataroot_gt: str | None = None,
-        dataroot_lq: str | None = None,
+        dataroot_gt: str | list[str] | None = None,
+        dataroot_lq: str | list[str] | None = None,
         scale: int,
         num_frame: int,
         padding: str = "reflection_circle",
@@ -273,7 +305,7 @@ class VideoTestDataset(_TestClips):
 
 
 @DATASETS.register
-class VideoRecurrentTestDataset(_TestClips):
+class VideoRecurrentTestDataset(TestClips):
     """Whole clips with the GT of every frame. A clip is held in memory as a whole.
 
     Args:
@@ -285,8 +317,8 @@ class VideoRecurrentTestDataset(_TestClips):
     def __init__(
         self,
         *,
-        dataroot_gt: str | None = None,
-        dataroot_lq: str | None = None,
+        dataroot_gt: str | list[str] | None = None,
+        dataroot_lq: str | list[str] | None = None,
         scale: int,
         num_frame: int = -1,
         gt_downscale: int = 1,
