@@ -18,6 +18,8 @@ from vsr.utils import dist
 
 log = logging.getLogger(__name__)
 
+LAST_SECONDS = 20  # of a worker that was asked to end
+
 
 def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -> Any:
     """Build a data set.
@@ -159,3 +161,5 @@ def _start_worker(worker: int) -> None:
     for name in ("SIGINT", "SIGUSR1"):  # Ctrl-C reaches all processes of a terminal; the main one still wants batches
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # A scheduler may end all processes of a job at once; the main one needs batches to come to the end of its step.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))

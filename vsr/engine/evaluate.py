@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vsr.config import DatasetOptions, Options
 from vsr.data.loader import build_dataset, build_val_loader
+from vsr.engine.stopping import StopRequest
 from vsr.models.restoration import Batch, OnFrame, RestorationModel
 from vsr.utils import dist
 from vsr.utils.images import to_uint8, write_image
@@ -33,15 +34,25 @@ class EvaluationSet:
         self.compare_bicubic = options.val.compare_bicubic
         self._baseline: list[Record] | None = None
 
-    def measure(self, model: RestorationModel, on_frame: OnFrame | None = None) -> list[Record]:
-        """Restore and measure the whole set, each process its share; every process returns all records."""
-        return model.validate(self._loader(model), on_frame=on_frame)
+    def measure(
+        self, model: RestorationModel, on_frame: OnFrame | None = None, *, stop: StopRequest | None = None
+    ) -> list[Record]:
+        """Restore and measure the whole set, each process its share; every process returns all records.
 
-    def baseline(self, model: RestorationModel) -> list[Record] | None:
+        A process that is asked to stop leaves out the rest of its share.
+        """
+        loader = self._loader(model)
+        return model.validate(stop.until(loader) if stop else loader, on_frame=on_frame)
+
+    def baseline(self, model: RestorationModel, *, stop: StopRequest | None = None) -> list[Record] | None:
         """Measure the bicubically upsampled input with the model's metrics; once, as it never changes."""
-        if self.compare_bicubic and self._baseline is None:
-            self._baseline = model.validate(self._loader(model), restore=self.bicubic)
-        return self._baseline
+        if not self.compare_bicubic or self._baseline is not None:
+            return self._baseline
+        loader = self._loader(model)
+        records = model.validate(stop.until(loader) if stop else loader, restore=self.bicubic)
+        if stop is None or not stop.asked():
+            self._baseline = records
+        return records
 
     def check_memory(self, model: RestorationModel) -> None:
         """Raise ValueError if ``measure`` would find too little shared memory for its workers."""
@@ -63,7 +74,8 @@ class EvaluationSet:
         """Upsample a prepared batch of one by antialiased bicubic: (1, 3, H, W), (1, 6, H, W) or (1, t, 3, H, W)."""
         lq = batch["lq"]
         if lq.dim() == 5 and "frames" not in batch:
-            lq = lq[:, lq.shape[1] // 2]  # the frame that a window is about
+            centre = lq.shape[1] // 2  # the frame that a window is about, unless the next one is to be predicted
+            lq = lq[:, getattr(self.dataset, "baseline_frame", centre)]
         frames = [imresize(frame, self.scale) if self.scale > 1 else frame for frame in lq.flatten(0, -4).cpu()]
         return torch.stack(frames).unflatten(0, lq.shape[:-3])
 

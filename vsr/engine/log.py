@@ -34,7 +34,7 @@ class TrainLog:
         start: Steps done before; total: steps of the whole run.
     """
 
-    def __init__(self, options: LoggerOptions, folder: Path, *, start: int, total: int) -> None:
+    def __init__(self, options: LoggerOptions, folder: Path, start: int, total: int) -> None:
         self.options, self.folder, self.start, self.total = options, folder, start, total
         self._sums: dict[str, Tensor] = {}
         self._count, self._data_time, self._warned_of_data = 0, 0.0, False

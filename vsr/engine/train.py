@@ -20,6 +20,7 @@ from vsr.engine.offsets import judge_offsets
 from vsr.engine.run_folder import RunFolder, write_options
 from vsr.engine.scaling import scale_iterations
 from vsr.engine.stages import starting_weights
+from vsr.engine.stopping import MARKER, StopRequest
 from vsr.engine.validation import Validation
 from vsr.models.restoration import Batch, RestorationModel
 from vsr.registry import MODELS
@@ -64,6 +65,7 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
     if dist.is_main():
         checkpoint.set_aside(folder.states, start)
         write_options(folder.root, given)  # now that they are known to work, and to fit the states
+        (folder.root / MARKER).unlink(missing_ok=True)
     total = options.train.total_iter
     describe(model, options, len(train_set), start)
     sampler = TrainSampler(
@@ -78,8 +80,8 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
     )
     loader = build_train_loader(train_set, section, sampler, pin_memory=device.type == "cuda")
 
-    with closing(TrainLog(options.logger, folder.root, start=start, total=total)) as progress:
-        validation = Validation(options, model, val_sets, folder, progress)
+    with closing(StopRequest()) as stop, closing(TrainLog(options.logger, folder.root, start, total)) as progress:
+        validation = Validation(options, model, val_sets, folder, progress, stop)
         validation.catch_up(start)
         for step, batches in enumerate(grouped(loader, accumulate), start=start + 1):
             progress.data_ready()
@@ -91,14 +93,25 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
                 judge_offsets(model, folder.states, step)
                 stop_if_diverged(model, step)
             # The state first: a run that is killed while it validates has lost nothing.
-            if step % options.logger.save_checkpoint_freq == 0 or step == total:
-                if dist.is_main():
-                    checkpoint.save(folder, model, given, step=step, draw=draw)
-                dist.barrier()
-            if validation.due(step):
+            saves = step % options.logger.save_checkpoint_freq == 0 or step == total
+            if saves:
+                save_state(folder, model, given, step, draw)
+            if validation.due(step) and not stop.asked():
                 validation.run(step)
+            if stop.asked():
+                if not saves:
+                    save_state(folder, model, given, step, draw)
+                stop.leave(folder.root, step)
+                return
             progress.pause()
     log.info("finished: %d steps. Weights, logs and states: %s", total, folder.root)
+
+
+def save_state(folder: RunFolder, model: RestorationModel, options: Options, step: int, draw: int) -> None:
+    """Let rank 0 write the training state while the others wait."""
+    if dist.is_main():
+        checkpoint.save(folder, model, options, step=step, draw=draw)
+    dist.barrier()
 
 
 def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, higher
 from vsr.engine.log import TrainLog
 from vsr.engine.results import format_table, totals
 from vsr.engine.run_folder import RunFolder
+from vsr.engine.stopping import StopRequest
 from vsr.models.restoration import OnFrame, RestorationModel
 from vsr.utils import dist
 from vsr.utils.files import atomic_write
@@ -32,6 +33,7 @@ class Validation:
     sets: Sequence[EvaluationSet]
     folder: RunFolder
     progress: TrainLog
+    stop: StopRequest
 
     def due(self, step: int) -> bool:
         assert self.options.train is not None
@@ -44,12 +46,14 @@ class Validation:
             self.run(start)
 
     def run(self, step: int) -> None:
-        """Validate on every set; log, show and save."""
+        """Validate on every set; log, show and save. If the run is asked to stop, it is as if nothing had been done."""
         memory, first = self._memory(), next(iter(self.model.metrics), None)
         for i, val_set in enumerate(self.sets):
             shown: dict[str, np.ndarray] = {}  # the first frame, for TensorBoard
-            records = val_set.measure(self.model, self._on_frame(val_set, step, shown))
-            baseline = val_set.baseline(self.model)
+            records = val_set.measure(self.model, self._on_frame(val_set, step, shown), stop=self.stop)
+            baseline = val_set.baseline(self.model, stop=self.stop)
+            if self.stop.asked():
+                return
             means = totals(records, list(self.model.metrics))
             log.info("step %d\n%s", step, format_table(val_set.name, records, definitions(self.model), baseline))
             self.progress.write({"step": step, "val": val_set.name, **means})

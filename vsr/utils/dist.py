@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch import distributed as torch_dist
 
+_hosts: torch_dist.ProcessGroup | None = None  # gloo beside NCCL, for what hosts tell each other; None: the only group
+
 
 def init(timeout: float) -> torch.device:
     """Join the other processes, if torchrun started any, and return this process's device.
@@ -48,6 +50,9 @@ def init(timeout: float) -> torch.device:
         torch_dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
         )
+        if device.type == "cuda":
+            global _hosts
+            _hosts = torch_dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
     return device
 
 
@@ -64,6 +69,8 @@ def _die_with_launcher() -> None:
 
 def shutdown() -> None:
     """Leave the process group, if there is one."""
+    global _hosts
+    _hosts = None
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
         gc.collect()  # what DDP keeps of the group in cycles; the group's threads end with its last owner
@@ -93,6 +100,15 @@ def barrier() -> None:
         # NCCL would have to guess the GPU, and guesses wrong where ranks and GPUs are numbered differently.
         nccl = torch_dist.get_backend() == "nccl"
         torch_dist.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
+
+
+def any_process(value: bool) -> bool:
+    """Whether ``value`` is true on any process; it goes from host to host, and waits for no GPU."""
+    if not torch_dist.is_initialized():
+        return value
+    flag = torch.tensor([int(value)], dtype=torch.int32)
+    torch_dist.all_reduce(flag, torch_dist.ReduceOp.MAX, group=_hosts)
+    return bool(flag)
 
 
 def mean(values: Tensor) -> Tensor:
