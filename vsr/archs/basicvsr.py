@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vsr.archs.blocks import bilinear_base, check_counts, check_positive, pad_to_multiple, residual_blocks
-from vsr.archs.edvr import PCDAlignment, TSAFusion, conv
+from vsr.archs.edvr import AlignedFeatures, PCDAlignment, TSAFusion, conv
 from vsr.archs.parts import load_part
 from vsr.archs.spynet import BasicModule, SpyNet
 from vsr.ops.warp import flow_warp
@@ -111,7 +111,7 @@ class BasicVSR(Upsampler):
         return torch.stack(out, 1)
 
 
-class EDVRFeatureExtractor(nn.Module):
+class EDVRFeatureExtractor(AlignedFeatures):
     """EDVR up to its fusion: maps a window (b, num_input_frame, 3, h, w) to features (b, c, h, w) of its centre.
 
     Args:
@@ -124,25 +124,15 @@ class EDVRFeatureExtractor(nn.Module):
         super().__init__()
         self.center_frame_idx = num_input_frame // 2
         self.conv_first = conv(3, num_feat)
-        self.feature_extraction = residual_blocks(5, num_feat)
-        self.conv_l2_1 = conv(num_feat, num_feat, stride=2)
-        self.conv_l2_2 = conv(num_feat, num_feat)
-        self.conv_l3_1 = conv(num_feat, num_feat, stride=2)
-        self.conv_l3_2 = conv(num_feat, num_feat)
-        self.pcd_align = PCDAlignment(num_feat=num_feat, deformable_groups=8)
+        self._add_features(num_feat, num_extract_block=5, deformable_groups=8)
         self.fusion = TSAFusion(num_feat=num_feat, num_frame=num_input_frame, center_frame_idx=self.center_frame_idx)
         if load_path is not None:
             load_part(self, load_path, prefix="edvr.")
 
     def forward(self, x: Tensor) -> Tensor:
         """Sides must be multiples of 4."""
-        level1 = self.feature_extraction(lrelu(self.conv_first(x.flatten(0, 1))))
-        level2 = lrelu(self.conv_l2_2(lrelu(self.conv_l2_1(level1))))
-        level3 = lrelu(self.conv_l3_2(lrelu(self.conv_l3_1(level2))))
-        pyramid = [level.unflatten(0, x.shape[:2]) for level in (level1, level2, level3)]
-        reference = [level[:, self.center_frame_idx] for level in pyramid]
-        aligned = [self.pcd_align([level[:, i] for level in pyramid], reference) for i in range(x.shape[1])]
-        return self.fusion(torch.stack(aligned, 1))
+        levels = self._pyramid(lrelu(self.conv_first(x.flatten(0, 1))))
+        return self.fusion(self._align([level.unflatten(0, x.shape[:2]) for level in levels]))
 
 
 @NETWORKS.register

@@ -166,8 +166,39 @@ class PredeblurModule(nn.Module):
         return self.resblock_l1[2:](level1)
 
 
+class AlignedFeatures(nn.Module):
+    """What EDVR and its part in IconVSR share: the features of all frames at three levels, and their alignment.
+
+    A base class, because official checkpoints have these modules at the top level.
+    """
+
+    center_frame_idx: int
+
+    def _add_features(self, num_feat: int, num_extract_block: int, deformable_groups: int) -> None:
+        self.feature_extraction = residual_blocks(num_extract_block, num_feat)
+        self.conv_l2_1 = conv(num_feat, num_feat, stride=2)
+        self.conv_l2_2 = conv(num_feat, num_feat)
+        self.conv_l3_1 = conv(num_feat, num_feat, stride=2)
+        self.conv_l3_2 = conv(num_feat, num_feat)
+        self.pcd_align = PCDAlignment(num_feat=num_feat, deformable_groups=deformable_groups)
+
+    def _pyramid(self, first: Tensor) -> list[Tensor]:
+        """Map first features (n, c, h, w) to [(n, c, h, w), (n, c, h/2, w/2), (n, c, h/4, w/4)]."""
+        level1 = self.feature_extraction(first)
+        level2 = lrelu(self.conv_l2_2(lrelu(self.conv_l2_1(level1))))
+        level3 = lrelu(self.conv_l3_2(lrelu(self.conv_l3_1(level2))))
+        return [level1, level2, level3]
+
+    def _align(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Move all frames of a window's pyramid of (b, t, c, ...) levels onto the centre: (b, t, c, h, w)."""
+        reference = [level[:, self.center_frame_idx] for level in pyramid]
+        frames = range(pyramid[0].shape[1])
+        # frame by frame: the columns of the deformable convolutions are the largest tensors of all
+        return torch.stack([self.pcd_align([level[:, i] for level in pyramid], reference) for i in frames], 1)
+
+
 @NETWORKS.register
-class EDVR(nn.Module):
+class EDVR(AlignedFeatures):
     """Restores one frame of a window of frames; enlarges it four times, or keeps its size with hr_in.
 
     Args:
@@ -219,12 +250,7 @@ class EDVR(nn.Module):
             self.conv_1x1 = conv(num_feat, num_feat, 1)
         else:
             self.conv_first = conv(num_in_ch, num_feat)
-        self.feature_extraction = residual_blocks(num_extract_block, num_feat)
-        self.conv_l2_1 = conv(num_feat, num_feat, stride=2)
-        self.conv_l2_2 = conv(num_feat, num_feat)
-        self.conv_l3_1 = conv(num_feat, num_feat, stride=2)
-        self.conv_l3_2 = conv(num_feat, num_feat)
-        self.pcd_align = PCDAlignment(num_feat=num_feat, deformable_groups=deformable_groups)
+        self._add_features(num_feat, num_extract_block, deformable_groups)
         self.fusion = (
             TSAFusion(num_feat=num_feat, num_frame=num_frame, center_frame_idx=center)
             if with_tsa
@@ -255,17 +281,11 @@ class EDVR(nn.Module):
     def extract(self, frames: Tensor) -> list[Tensor]:
         """Map frames (n, num_in_ch, H, W) to their pyramid: [(n, c, h, w), (n, c, h/2, w/2), (n, c, h/4, w/4)]."""
         first = self.conv_1x1(self.predeblur(frames)) if self.with_predeblur else lrelu(self.conv_first(frames))
-        level1 = self.feature_extraction(first)
-        level2 = lrelu(self.conv_l2_2(lrelu(self.conv_l2_1(level1))))
-        level3 = lrelu(self.conv_l3_2(lrelu(self.conv_l3_1(level2))))
-        return [level1, level2, level3]
+        return self._pyramid(first)
 
     def reconstruct(self, pyramid: Sequence[Tensor], center: Tensor) -> Tensor:
         """Restore the centre frame (b, num_in_ch, H, W) from the window's pyramid of (b, t, c, ...) levels."""
-        reference = [level[:, self.center_frame_idx] for level in pyramid]
-        # frame by frame: the columns of the deformable convolutions are the largest tensors of all
-        aligned = [self.pcd_align([level[:, i] for level in pyramid], reference) for i in range(self.num_frame)]
-        stacked = torch.stack(aligned, 1)  # (b, t, c, h, w)
+        stacked = self._align(pyramid)
         out = self.fusion(stacked if isinstance(self.fusion, TSAFusion) else stacked.flatten(1, 2))
         out = self.reconstruction(out)
         out = lrelu(F.pixel_shuffle(self.upconv1(out), 2))
