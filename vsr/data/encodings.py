@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 
 from vsr.data.augment import Region
-from vsr.utils.images import HEADER_BYTES, MAX_PIXELS, Array, Frame, decode_image, encoded_size
+from vsr.utils.image_headers import HEADER_BYTES, most_pixels
+from vsr.utils.images import Array, Frame, decode_image, encoded_size, whole_size
 
 ENCODINGS = ("png", "tiles", "raw")
 TILE = 64  # pixels a side, about; see benchmarks/data.py
@@ -31,6 +32,7 @@ TILE = 64  # pixels a side, about; see benchmarks/data.py
 _MAGIC = b"\x89VSR"
 _HEAD = struct.Struct("<4sBBHII")
 _GRID = struct.Struct("<II")
+_SIDES = struct.Struct(">II")  # width, height in a PNG
 _VERSION, _RAW, _TILES = 1, 1, 2
 # Without searching for matches a PNG is decoded in half the time; the average filter makes up for the bytes.
 _QUICK = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
@@ -88,7 +90,6 @@ class Picture:
         array: Callable[[memoryview], Array] = lambda data: np.frombuffer(data, np.uint8),
     ) -> None:
         self._data, self._name, self._array = data, name, array
-        self._image: Frame | None = None  # decoded, where nothing less tells the size
         if shape is not None:
             self.kind, (height, width, channels) = "bgr", shape
             self._expect(height * width * channels, f"{height}x{width}x{channels} pixels as meta_info.pkl says")
@@ -98,10 +99,7 @@ class Picture:
         else:
             self.kind = "png"
             size = encoded_size(bytes(data[:HEADER_BYTES]), name)
-            if size is None:
-                self._image = decode_image(bytes(data), name)
-                size = self._image.shape[:2]
-            self.size = size
+            self.size = whole_size(bytes(data), name) if size is None else size
 
     @property
     def crops(self) -> bool:
@@ -123,8 +121,7 @@ class Picture:
             return pixels[..., ::-1] if self._channels == 3 else np.repeat(pixels, 3, axis=2)
         if self.kind == "tiles":
             return self._tiles(region)
-        image = self._image if self._image is not None else decode_image(bytes(self._data), self._name)
-        return image[rows, columns]
+        return decode_image(bytes(self._data), self._name)[rows, columns]
 
     def _read_head(self) -> None:
         self._expect(_HEAD.size, "a header", at_least=True)
@@ -134,8 +131,11 @@ class Picture:
                 f"{self._name}: expected an image of format version {_VERSION}, got version {version}, kind {kind}. "
                 "A newer vsr made it; update, or make the LMDB again."
             )
-        if not 0 < height * width <= MAX_PIXELS:
-            raise ValueError(f"{self._name}: expected 1 to {MAX_PIXELS} pixels, got {height} x {width}. It is damaged.")
+        if not 0 < height * width <= most_pixels():
+            raise ValueError(
+                f"{self._name}: expected 1 to {most_pixels()} pixels, got {height} x {width}. It is damaged, or "
+                "VSR_MAX_PIXELS=NUMBER in the environment must allow more."
+            )
         self.size = (height, width)
         self.kind = "raw" if kind == _RAW else "tiles"
         if kind == _RAW:
@@ -174,7 +174,8 @@ class Picture:
         tile = None
         if 0 <= start < end <= int(self._ends[-1]):
             png = np.frombuffer(self._data[self._first + start : self._first + end], np.uint8)
-            tile = cv2.imdecode(png, cv2.IMREAD_COLOR)
+            if png[16:24].tobytes() == _SIDES.pack(shape[1], shape[0]):  # what its header asks for, before decoding
+                tile = cv2.imdecode(png, cv2.IMREAD_COLOR)
         if tile is None or tile.shape[:2] != shape:
             raise ValueError(
                 f"{self._name}: expected {shape[0]}x{shape[1]} pixels in the tile of row {row}, column {column}, "

@@ -4,11 +4,11 @@ In memory an image is RGB, uint8 (h, w, 3). BGR exists inside this module only, 
 reads and writes it.
 """
 
+import os
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -17,17 +17,15 @@ import torch
 from torch import Tensor
 
 from vsr.utils.files import atomic_write
+from vsr.utils.image_headers import HEADER_BYTES, KINDS, Header, is_truncated, most_pixels, read_header
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
-MAX_PIXELS = 2**28  # 16384 x 16384: 805 MB decoded; a header that asks for more is taken for a broken one
+MOST_BYTES = 8  # of a file for each pixel that it may have
 
 Array = npt.NDArray[Any]
 Frame = npt.NDArray[np.uint8]  # (h, w, 3) RGB
 Image = TypeVar("Image", Array, Tensor)
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-HEADER_BYTES = 1 << 16  # enough for what usually stands before the pixels; else the file is decoded
 
 
 def natural_key(text: str) -> tuple[list[Any], str]:
@@ -35,15 +33,6 @@ def natural_key(text: str) -> tuple[list[Any], str]:
     parts: list[Any] = re.split(r"([0-9]+)", text)
     parts[1::2] = map(int, parts[1::2])
     return parts, text
-
-
-class _Header(NamedTuple):
-    """What a file says about itself before its pixels. ``trouble`` is what vsr would lose by reading it."""
-
-    height: int
-    width: int
-    trouble: str = ""
-    turned: bool = False  # it may carry an EXIF orientation, which swaps the sides when decoded
 
 
 def read_image(path: str | Path) -> Frame:
@@ -66,30 +55,27 @@ def decode_image(data: bytes, name: str | Path) -> Frame:
         name: Of the file; starts the messages.
 
     Raises:
-        ValueError: the file is empty, truncated, damaged or no image; it has 16 bits a channel or
-            an alpha channel, which would be lost; or it is larger than MAX_PIXELS.
+        ValueError: the file is empty, truncated, damaged, no image or several; it has 16 bits a channel, an alpha
+            channel or CMYK colours, which would be lost; or it has more pixels than ``most_pixels`` allows.
     """
-    header = _header(data)
-    if header is not None:
-        _check_header(name, header)
-    if _is_truncated(data):
+    header = _whole_header(data, name)
+    if is_truncated(data, header):
         raise ValueError(f"{name}: expected a whole image, but the file ends too early. Copy or make it again")
-    # PNG and JPEG were judged by their header. Elsewhere only an unchanged decoding shows what is in the file.
-    known = data.startswith((_PNG, b"\xff\xd8"))
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if known else cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # and turned upright
     except cv2.error as error:  # its own limits on sides and pixels
         raise ValueError(f"{name}: expected an image, but OpenCV cannot decode it: {error.err}") from error
     if image is None:
         raise ValueError(
             f"{name}: expected an image, but its {len(data)} bytes cannot be decoded. "
-            "The file is damaged or of another kind; copy or make it again"
+            "The file is damaged; copy or make it again"
         )
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    trouble = _trouble(bits=8 * image.dtype.itemsize, alpha=channels not in (1, 3))
-    _check_header(name, _Header(image.shape[0], image.shape[1], trouble))
-    rgb: Frame = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if channels == 1 else cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
-    return rgb
+    if image.shape[:2] != header.size:
+        raise ValueError(
+            f"{name}: expected {header.size} (height, width) as its header says, got {image.shape[:2]} when decoded. "
+            "The file is damaged; copy or make it again"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # type: ignore[return-value]
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -98,25 +84,31 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         FileNotFoundError, ValueError: as ``read_image``, as far as the header shows.
     """
-    size = encoded_size(_read_bytes(path, HEADER_BYTES), path)
-    return size if size is not None else read_image(path).shape[:2]
+    start = _read_bytes(path, HEADER_BYTES)
+    size = encoded_size(start, path) if len(start) == HEADER_BYTES else None
+    return size or whole_size(start if len(start) < HEADER_BYTES else _read_bytes(path), path)
 
 
 def encoded_size(start: bytes, name: str | Path) -> tuple[int, int] | None:
     """Return (height, width) from the first bytes of an image file; None: they do not show it.
 
     Args:
-        start: The first HEADER_BYTES of the file, or all of it.
+        start: The first HEADER_BYTES of the file.
         name: Of the file; starts the messages.
 
     Raises:
         ValueError: as ``decode_image``, as far as the header shows.
     """
-    header = _header(start)
-    if header is None or header.turned:
+    header = read_header(start, whole=False)
+    if header is None:
         return None
     _check_header(name, header)
-    return header.height, header.width
+    return header.size
+
+
+def whole_size(data: bytes, name: str | Path) -> tuple[int, int]:
+    """Return (height, width) from all bytes of an image file. Raises as ``decode_image``, but decodes nothing."""
+    return _whole_header(data, name).size
 
 
 def write_image(path: str | Path, image: Frame, *, jpeg_quality: int = 95) -> None:
@@ -156,7 +148,7 @@ def to_uint8(image: Tensor) -> Frame:
     return levels.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-# --- headers -------------------------------------------------------------------------------------
+# --- bytes ---------------------------------------------------------------------------------------
 
 
 def _read_bytes(path: str | Path, limit: int = -1) -> bytes:
@@ -164,99 +156,37 @@ def _read_bytes(path: str | Path, limit: int = -1) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected an image file, got {'a folder' if path.is_dir() else 'nothing'}")
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_BYTES * most_pixels():
+            raise ValueError(f"{path}: expected at most {MOST_BYTES * most_pixels()} bytes, got {size}. It is no image")
         data = file.read(limit)
     if not data:
         raise ValueError(f"{path}: expected an image, got an empty file. Copy or make it again")
     return data
 
 
-def _check_header(path: str | Path, header: _Header) -> None:
-    if not 0 < header.height * header.width <= MAX_PIXELS:
+def _whole_header(data: bytes, name: str | Path) -> Header:
+    header = read_header(data, whole=True)
+    if header is None:
         raise ValueError(
-            f"{path}: expected 1 to {MAX_PIXELS} pixels, got {header.height} x {header.width}. "
-            "The file is damaged, or must be cut into parts"
+            f"{name}: expected an image ({KINDS}), but its {len(data)} bytes are of another kind or damaged. "
+            "Copy or make it again"
+        )
+    _check_header(name, header)
+    return header
+
+
+def _check_header(path: str | Path, header: Header) -> None:
+    if not 0 < header.height * header.width <= most_pixels():
+        raise ValueError(
+            f"{path}: expected 1 to {most_pixels()} pixels, got {header.height} x {header.width}. The file is damaged, "
+            "or must be cut into parts; VSR_MAX_PIXELS=NUMBER in the environment allows more"
         )
     if header.trouble:
         raise ValueError(
             f"{path}: expected 8 bits a channel in grey or RGB, got {header.trouble}. "
             "Convert the file first; vsr would silently cut it"
         )
-
-
-def _trouble(*, bits: int, alpha: bool) -> str:
-    found = ([f"{bits} bits"] if bits > 8 else []) + (["an alpha channel"] if alpha else [])
-    return " and ".join(found)
-
-
-def _header(data: bytes) -> _Header | None:
-    """Read the header of a PNG, JPEG or BMP; None: another format, or the header is not within ``data``."""
-    if data.startswith(_PNG):
-        return _png_header(data)
-    if data.startswith(b"\xff\xd8"):
-        return _jpeg_header(data)
-    if data.startswith(b"BM") and len(data) >= 26 and struct.unpack_from("<I", data, 14)[0] >= 40:
-        width, height = struct.unpack_from("<ii", data, 18)
-        return _Header(abs(height), abs(width))  # a negative height: rows from top to bottom
-    return None
-
-
-def _png_header(data: bytes) -> _Header | None:
-    """PNG, third edition (W3C 2025): chunks of length, type, content, checksum; IHDR is the first."""
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        return None
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    alpha, turned, at = colour in (4, 6), False, 8
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if kind in (b"IDAT", b"IEND"):
-            break
-        alpha |= kind == b"tRNS"
-        turned |= kind == b"eXIf"
-        at += length + 12
-    return _Header(height, width, _trouble(bits=depth, alpha=alpha), turned)
-
-
-def _jpeg_segments(data: bytes) -> list[tuple[int, int]]:
-    """Return (marker, position of its content) of the segments up to the first scan (ITU-T T.81, annex B)."""
-    found, at = [], 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        found.append((marker, at + 4))
-        if marker == 0xDA:  # start of scan: entropy-coded data follow
-            break
-        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return found
-
-
-def _jpeg_header(data: bytes) -> _Header | None:
-    turned = False
-    for marker, at in _jpeg_segments(data):
-        turned |= marker == 0xE1 and data[at : at + 4] == b"Exif"
-        # SOF0 ... SOF15 hold the size; C4, C8 and CC among them are tables
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 5 <= len(data):
-            bits, height, width = struct.unpack_from(">BHH", data, at)
-            return _Header(height, width, _trouble(bits=bits, alpha=False), turned)
-    return None
-
-
-def _is_truncated(data: bytes) -> bool:
-    """Tell whether a PNG lacks its last chunk or a JPEG its end mark; decoders fill such holes with grey."""
-    if data.startswith(_PNG):
-        at = 8
-        while at + 12 <= len(data):
-            length, kind = struct.unpack_from(">I4s", data, at)
-            if kind == b"IEND":
-                return False
-            at += length + 12
-        return True
-    if data.startswith(b"\xff\xd8"):
-        segments = _jpeg_segments(data)
-        # before the scan a preview may hold an end mark of its own
-        return not segments or segments[-1][0] != 0xDA or data.find(b"\xff\xd9", segments[-1][1]) < 0
-    return False
 
 
 # --- colour --------------------------------------------------------------------------------------
