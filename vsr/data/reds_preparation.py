@@ -11,7 +11,6 @@ OUTPUT/unpacked/train_sharp/...                what came out of the zip archives
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import shutil
@@ -20,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsr.data.archive_sources import fetch_archives
-from vsr.data.lmdb_writer import Recipe, make_lmdb
+from vsr.data.lmdb_writer import Recipe
 from vsr.data.prepare import run_jobs, target_folder, write_once
+from vsr.data.prepare_outputs import lmdb_of, quoted, write_lines
 from vsr.data.reds_files import (
     ARCHIVES,
     COUNTS,
@@ -40,7 +40,7 @@ from vsr.data.reds_files import (
 )
 from vsr.data.storage import existing, in_order
 from vsr.registry import suggest
-from vsr.utils.files import atomic_write, temporary_beside
+from vsr.utils.files import temporary_beside
 from vsr.utils.images import IMAGE_SUFFIXES, image_size
 
 log = logging.getLogger(__name__)
@@ -124,25 +124,24 @@ def prepare_reds(options: RedsOptions, *, workers: int, dry_run: bool = False) -
     """
     root = Path(os.path.abspath(os.path.expanduser(options.root)))
     asked = options.subsets or (SUPER_RESOLUTION if options.download else ())
-    if options.download:
-        _download(root, asked, options.server, dry_run=dry_run)
-    if not existing(str(root), "root").is_dir():
-        raise ValueError(f"root: expected a folder, got the file '{root}'.")
     recipe = {
         "data": "REDS",
         "root": str(root.resolve()),
         "regroup": options.regroup,
         "allow_incomplete": options.allow_incomplete,
     }
+    with target_folder(options.folder, recipe, dry_run=True) as folder:
+        if options.download and not _download(root, asked, options.server, dry_run=dry_run):
+            return Reds(folder, {}, {})
+        if not existing(str(root), "root").is_dir():
+            raise ValueError(f"root: expected a folder, got the file '{root}'.")
+        planned = _sets(root, options, asked, dry_run=True)  # all must be there before anything is written
     with target_folder(options.folder, recipe, dry_run=dry_run) as folder:
-        clips = _gather(root, folder, asked, dry_run=dry_run)
-        wanted = asked or tuple(clips)
-        clips = _verified({subset: clips[subset] for subset in wanted if subset in clips}, wanted, options)
-        sets = _arranged(clips, regroup=options.regroup != "none")
-        for name, found in sets.items():
+        for name, found in planned.items():
             log.info("%s: %d clips", folder / name, len(found))
         if dry_run:
-            return Reds(folder, sets, {})
+            return Reds(folder, planned, {})
+        sets = _sets(root, options, asked, dry_run=False)
         _check_sizes(sets)
         for name, found in sets.items():
             _place(folder / name, found, copy=options.regroup == "copy", workers=workers)
@@ -156,16 +155,24 @@ def prepare_reds(options: RedsOptions, *, workers: int, dry_run: bool = False) -
 # --- what there is -------------------------------------------------------------------------------
 
 
-def _download(root: Path, subsets: Sequence[str], server: str, *, dry_run: bool) -> None:
+def _download(root: Path, subsets: Sequence[str], server: str, *, dry_run: bool) -> bool:
+    """Fetch what is not there; a dry run says from where. Return whether all is there."""
     archives = [ARCHIVES[subset] for subset in subsets]
-    if dry_run:
-        for archive in archives:
-            there = (root / archive.file).is_file()
-            log.info("%s: %s", root / archive.file, "is there" if there else f"from {archive.addresses[server]}")
-        if not root.is_dir():
-            raise FileNotFoundError(f"root: expected a folder, got '{root}', which only a real run makes.")
-    else:
+    if not dry_run:
         fetch_archives(archives, root, server=server, page=PAGE)
+        return True
+    missing = [archive for archive in archives if not (root / archive.file).is_file()]
+    for archive in missing:
+        log.info("%s: would come from %s", root / archive.file, archive.addresses[server])
+    return not missing
+
+
+def _sets(root: Path, options: RedsOptions, asked: Sequence[str], *, dry_run: bool) -> dict[str, dict[str, Found]]:
+    """Return the clips as they will be arranged; a dry run tells of them, a real one unpacks them."""
+    clips = _gather(root, options.folder, asked, dry_run=dry_run)
+    wanted = asked or tuple(clips)
+    clips = _verified({subset: clips[subset] for subset in wanted if subset in clips}, wanted, options, tell=dry_run)
+    return _arranged(clips, regroup=options.regroup != "none", tell=dry_run)
 
 
 def _gather(root: Path, folder: Path, asked: Sequence[str], *, dry_run: bool) -> Clips:
@@ -184,12 +191,12 @@ def _gather(root: Path, folder: Path, asked: Sequence[str], *, dry_run: bool) ->
             f"train_sharp/000/00000000.png, got neither. Fetch the archives from {PAGE} into it, or say --download."
         )
     missing = [name for name in SUPER_RESOLUTION if name not in clips and not asked]
-    if missing:
+    if missing and dry_run:
         log.info("not here: %s", ", ".join(f"{name} ({name}.zip)" for name in missing))
     return clips
 
 
-def _verified(clips: Clips, wanted: Iterable[str], options: RedsOptions) -> Clips:
+def _verified(clips: Clips, wanted: Iterable[str], options: RedsOptions, *, tell: bool) -> Clips:
     """Return the complete clips; raise ValueError if others are missing, unless that is allowed."""
     said = faults(clips, wanted)
     if said and not options.allow_incomplete:
@@ -199,7 +206,7 @@ def _verified(clips: Clips, wanted: Iterable[str], options: RedsOptions) -> Clip
             f"{'; '.join(said[:MAX_SAID])}{more}. "
             "Put the archives there, or unpack them again, or use what is complete with --allow_incomplete."
         )
-    for line in said:
+    for line in said if tell else ():
         log.warning("%s", line)
     complete = {
         subset: {name: clip for name, clip in found.items() if clip.complete} for subset, found in clips.items()
@@ -216,13 +223,13 @@ def _verified(clips: Clips, wanted: Iterable[str], options: RedsOptions) -> Clip
     return complete
 
 
-def _arranged(clips: Clips, *, regroup: bool) -> dict[str, dict[str, Found]]:
+def _arranged(clips: Clips, *, regroup: bool, tell: bool) -> dict[str, dict[str, Found]]:
     """Return the clips by the folder that they go into, under the names that they get there."""
     kinds = {
         split: {subset.removeprefix(f"{split}_") for subset in clips if subset.startswith(split)} for split in COUNTS
     }
     lacking = sorted(kinds["train"] - kinds["val"])
-    if regroup and kinds["val"] and lacking:
+    if regroup and kinds["val"] and lacking and tell:
         log.warning("val stays apart: %s is not there", ", ".join(f"val_{kind}" for kind in lacking))
     sets: dict[str, dict[str, Found]] = {}
     for subset, found in clips.items():
@@ -300,18 +307,18 @@ def _place_reds4(folder: Path, sets: Mapping[str, Mapping[str, Found]], *, copy:
 
 def _write_lists(folder: Path, sets: Mapping[str, Mapping[str, Found]]) -> None:
     """Write BasicSR's lists of clips, and where each clip is from."""
-    _write(
+    write_lines(
         folder / "sources.txt", [f"{name}/{clip}\t{sets[name][clip].folder}" for name in sets for clip in sets[name]]
     )
     train, val = (_main(sets, split) for split in ("train", "val"))
     lines = {clip: _line(clip, found) for clip, found in train.items()}
     for name, chosen in (("REDS", tuple(lines)), ("REDS4_test", REDS4), ("REDSofficial4_test", OFFICIAL4)):
         if chosen and all(clip in lines for clip in chosen):
-            _write(folder / f"meta_info_{name}_GT.txt", [lines[clip] for clip in chosen])
+            write_lines(folder / f"meta_info_{name}_GT.txt", [lines[clip] for clip in chosen])
     official = [line for clip, line in lines.items() if int(clip) >= COUNTS["train"]]
     official = official or [_line(clip, found) for clip, found in val.items()]
     if official:
-        _write(folder / "meta_info_REDSval_official_test_GT.txt", official)
+        write_lines(folder / "meta_info_REDSval_official_test_GT.txt", official)
 
 
 def _main(sets: Mapping[str, Mapping[str, Found]], split: str) -> Mapping[str, Found]:
@@ -324,26 +331,12 @@ def _line(name: str, clip: Found) -> str:
     return f"{name} {clip.frames} ({height},{width},3)"
 
 
-def _write(file: Path, lines: Sequence[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
-    if not file.is_file() or file.read_text(encoding="utf-8") != text:
-        with atomic_write(file, "w") as out:
-            out.write(text)
-
-
 def _lmdb(folder: Path, name: str, sets: Mapping[str, Mapping[str, Found]], encoding: str, workers: int) -> Path:
     """Make the LMDB of a folder of clips, named as BasicSR names it."""
     regrouped = any(int(clip) >= COUNTS["train"] for clip in sets[name])
     target = folder / f"{name.partition('/')[0]}{'_with_val' if regrouped else ''}.lmdb"
-    made = make_lmdb(Recipe(str(folder / name), str(target), encoding), workers=workers or 1, resume=True)
-    with (made / "meta_info.txt").open(encoding="utf-8") as file:
-        count = sum(1 for _ in file)
-    if count != FRAMES * len(sets[name]):
-        raise ValueError(
-            f"{made}: expected the {FRAMES * len(sets[name])} frames that are in {folder / name} now, got {count}. "
-            "It was made of other clips: remove it and run the same command again."
-        )
-    return made
+    recipe = Recipe(str(folder / name), str(target), encoding)
+    return lmdb_of(recipe, FRAMES * len(sets[name]), workers=workers)
 
 
 # --- lines for option files ----------------------------------------------------------------------
@@ -361,16 +354,12 @@ def _pair(reds: Reds, lq: str | None) -> str:
     """Return the lines of training and validation on REDS4 for one kind of LQ frames."""
     low = lq is None or "bicubic" in lq
     roots = {"dataroot_gt": "train_sharp", **({"dataroot_lq": lq} if lq is not None else {})}
-    lines = [f"    {key}: {_quoted(reds.lmdbs.get(name, reds.folder / name))}" for key, name in roots.items()]
+    lines = [f"    {key}: {quoted(reds.lmdbs.get(name, reds.folder / name))}" for key, name in roots.items()]
     lines.append(f"    io_backend: {{type: {'lmdb' if reds.lmdbs else 'disk'}}}")
     parts = [f"# {lq or 'LQ is made from GT'}", f"scale: {4 if low else 1}", "datasets:", "  train:"]
-    parts += ["    type: REDSDataset", *lines, f"    meta_info_file: {_quoted(reds.folder / 'meta_info_REDS_GT.txt')}"]
+    parts += ["    type: REDSDataset", *lines, f"    meta_info_file: {quoted(reds.folder / 'meta_info_REDS_GT.txt')}"]
     parts += ["    val_partition: REDS4"]
     if all(clip in reds.sets["train_sharp"] for clip in REDS4):
         parts += ["  val:", "    type: VideoTestDataset", *lines]
-        parts += [f"    meta_info_file: {_quoted(reds.folder / 'meta_info_REDS4_test_GT.txt')}"]
+        parts += [f"    meta_info_file: {quoted(reds.folder / 'meta_info_REDS4_test_GT.txt')}"]
     return "\n".join(parts) + "\n"
-
-
-def _quoted(path: Path) -> str:
-    return json.dumps(str(path), ensure_ascii=False)
