@@ -9,13 +9,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from vsr.data.augment import Flow
-from vsr.data.flow import dis_flow, read_flow
+from vsr.data.flow import default_flow_root, dis_flow, read_flow
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.engine import generate_flow as module
 from vsr.engine.generate_flow import generate_flow
+from vsr.ops.warp import flow_warp
+from vsr.registry import DATASETS
 from vsr.utils.images import Frame, read_image, write_image
 
 SIZE = (40, 56)
@@ -261,3 +264,33 @@ def test_flows_of_other_weights_are_not_mixed(reds: Path, tmp_path: Path, batche
 def test_the_frames_are_read_as_they_are(reds: Path) -> None:
     """What the other tests build on: PNG keeps the pixels."""
     np.testing.assert_array_equal(read_image(reds / "000/00000002.png"), frame(2))
+
+
+@pytest.mark.parametrize("kind", ["VideoTrainDataset", "VideoRecurrentTrainDataset"])
+def test_a_data_set_warps_with_them_however_its_samples_are_cut_and_flipped(
+    reds: Path, tmp_path: Path, kind: str
+) -> None:
+    generate_flow(str(reds), ends=True)
+    window = kind == "VideoTrainDataset"
+    dataset = DATASETS.get(kind)(
+        dataroot_gt=str(reds), dataroot_lq=str(reds), dataroot_flow=str(default_flow_root(reds)), scale=1,
+        num_frame=3, gt_size=32, random_reverse=True, use_hflip=True, use_rot=True, seed=0,
+    )  # fmt: skip
+    for draw in range(12):
+        sample = dataset[(draw % len(dataset), draw)]
+        frames, flow = sample["lq"].float(), sample["flow"]
+        assert flow.dtype == torch.float32
+        if window:
+            pairs = [(1, 0), (1, 2)]
+            assert not flow[1].any()
+            vectors = [flow[0], flow[2]]
+        else:
+            pairs = [(0, 1), (1, 2), (1, 0), (2, 1)]
+            vectors = list(flow.flatten(0, 1))
+        for (centre, neighbour), field in zip(pairs, vectors, strict=True):
+            plain, warped, wrong = (
+                (flow_warp(frames[neighbour][None], v[None])[0] - frames[centre])[:, 6:-6, 6:-6].abs().mean()
+                for v in (0 * field, field, -field)
+            )
+            assert warped < 0.25 * plain
+            assert wrong > plain
