@@ -10,7 +10,7 @@ import torch
 from killing import tree
 
 from vsr.data.paired_image import PairedImageDataset
-from vsr.data.subimages import Cut, Grid, extract_subimages, plan_cuts, write_cuts
+from vsr.data.subimages import Cut, Grid, Output, extract_subimages, plan_cuts, write_cuts
 from vsr.utils.images import read_image, write_image
 
 Pixels = npt.NDArray[np.uint8]
@@ -129,8 +129,9 @@ def test_the_same_again_changes_nothing_and_other_arguments_are_refused(div2k: P
         extract_subimages(roots(div2k), grid=Grid(32, 24))
     extract_subimages(roots(div2k), grid=Grid(32, 16), lmdb="raw")
     extract_subimages(roots(div2k), grid=Grid(32, 16), lmdb="raw")  # complete: left as it is
-    with pytest.raises(FileExistsError, match=r"HR_sub.lmdb', which exists"):
-        extract_subimages(roots(div2k), grid=Grid(32, 24), lmdb="raw")
+    for dry_run in (False, True):
+        with pytest.raises(FileExistsError, match=r"HR_sub.lmdb', which exists"):
+            extract_subimages(roots(div2k), grid=Grid(32, 24), lmdb="raw", dry_run=dry_run)
 
 
 def test_a_part_that_is_missing_is_made_again(div2k: Path) -> None:
@@ -249,7 +250,7 @@ def test_cuts_of_absolute_paths_go_into_an_lmdb_under_their_names(tmp_path: Path
     image = write(tmp_path / "a" / "x.png", noise(20, 24))
     (cuts,) = plan_cuts({"clip-x": [tmp_path / "a" / "x.png"]}, Grid(20, 4))
     assert cuts == [Cut(tmp_path / "a" / "x.png", {"clip-x_s001": (0, 0, 20, 20), "clip-x_s002": (0, 4, 20, 20)})]
-    write_cuts(cuts, tmp_path / "out", Grid(20, 4), source=tmp_path, lmdb="tiles")
+    write_cuts([Output(cuts, tmp_path / "out", tmp_path)], Grid(20, 4), lmdb="tiles")
     dataset = PairedImageDataset(dataroot_gt=str(tmp_path / "out.lmdb"), scale=2, io_backend={"type": "lmdb"})
     assert dataset.keys == ["clip-x_s001", "clip-x_s002"]
     np.testing.assert_array_equal(dataset[1]["gt"].permute(1, 2, 0), image[:, 4:])

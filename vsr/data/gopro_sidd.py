@@ -23,7 +23,7 @@ from vsr.data.augment import Region
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.prepare import RECIPE, run_jobs, safe_unpack, target_folder, write_once
 from vsr.data.storage import existing, in_order, stem
-from vsr.data.subimages import Cut, Grid, plan_cuts, write_cuts, write_png
+from vsr.data.subimages import Cut, Grid, Output, plan_cuts, write_cuts, write_png
 from vsr.utils.images import IMAGE_SUFFIXES, image_size
 
 GOPRO_GRID = Grid(512, 256)
@@ -218,11 +218,11 @@ def prepare_gopro(
     for split, found in find_gopro(folders, gamma=gamma).items():
         if len(found.pairs) != GOPRO_PAIRS[split]:
             lines.append(f"note: {split} has {len(found.pairs)} pairs; the official set has {GOPRO_PAIRS[split]}")
-        common = os.path.commonpath([path for pair in found.folders for path in pair])
+        common = Path(os.path.commonpath([path for pair in found.folders for path in pair]))
         if split == "train":
             plan = plan_cuts(found.pairs, grid)
-            for name, cuts in zip(("sharp_crops", "blur_crops"), plan, strict=True):
-                lines.append(write_cuts(cuts, root / "train" / name, grid, source=common, **how))
+            places = (root / "train" / "sharp_crops", root / "train" / "blur_crops")
+            lines += write_cuts([Output(c, p, common) for c, p in zip(plan, places, strict=True)], grid, **how)
             continue
         for number, name in enumerate(("target", "input")):
             files = {key: pair[number] for key, pair in found.pairs.items()}
@@ -234,7 +234,7 @@ def _whole_images(
     files: Mapping[str, Path],
     target: Path,
     *,
-    source: str,
+    source: Path,
     lmdb: str | None,
     workers: int,
     dry_run: bool,
@@ -243,7 +243,8 @@ def _whole_images(
     """Make a folder of links to images, unless they lie there themselves, or an LMDB of them."""
     if lmdb is not None:
         cuts = [Cut(path, {name: Region(0, 0, *image_size(path))}) for name, path in files.items()]
-        write_cuts(cuts, target, None, source=source, made_with=made_with, lmdb=lmdb, workers=workers, dry_run=dry_run)
+        output = Output(cuts, target, source)
+        write_cuts([output], None, made_with=made_with, lmdb=lmdb, workers=workers, dry_run=dry_run)
         return f"{target}.lmdb: {len(files)} images{', would be made' if dry_run else ''}"
     if {path.parent for path in files.values()} == {target}:
         return f"{target}: {len(files)} images, as they were downloaded"
@@ -361,10 +362,10 @@ def prepare_sidd(
     lines = []
     if len(pairs) != SIDD_PAIRS:
         lines.append(f"note: train has {len(pairs)} pairs; SIDD Medium has {SIDD_PAIRS}")
-    common = os.path.commonpath(folders)
-    for name, cuts in zip(("gt_crops", "input_crops"), plan_cuts(pairs, grid), strict=True):
-        target = root / "train" / name
-        lines.append(write_cuts(cuts, target, grid, source=common, lmdb=lmdb, workers=workers, dry_run=dry_run))
+    common = Path(os.path.commonpath(folders))
+    places = (root / "train" / "gt_crops", root / "train" / "input_crops")
+    outputs = [Output(cuts, place, common) for cuts, place in zip(plan_cuts(pairs, grid), places, strict=True)]
+    lines += write_cuts(outputs, grid, lmdb=lmdb, workers=workers, dry_run=dry_run)
     if blocks is None:
         lines.append(f"note: no validation blocks: {' and '.join(f'{name}.mat' for name in SIDD_BLOCKS)} are not there")
         return lines

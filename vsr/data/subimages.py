@@ -4,6 +4,7 @@ The parts of NAME.png are NAME_s001.png, NAME_s002.png ... in rows from the top,
 """
 
 import argparse
+import contextlib
 import math
 import os
 import re
@@ -218,12 +219,9 @@ def extract_subimages(
             images[name].append(others[file])
     if len(set(folders)) < len(folders):
         raise ValueError(f"root: expected different folders, got {', '.join(map(str, folders))}.")
-    lines = []
-    for folder, cuts, target in zip(
-        folders, plan_cuts(images, grid), targets or [f"{folder}_sub" for folder in folders], strict=True
-    ):
-        lines.append(write_cuts(cuts, target, grid, source=folder, lmdb=lmdb, workers=workers, dry_run=dry_run))
-    return lines
+    places = [Path(target) for target in targets or [f"{folder}_sub" for folder in folders]]
+    outputs = [Output(*output) for output in zip(plan_cuts(images, grid), places, folders, strict=True)]
+    return write_cuts(outputs, grid, lmdb=lmdb, workers=workers, dry_run=dry_run)
 
 
 def _images(root: Path) -> dict[str, Path]:
@@ -248,57 +246,80 @@ def _template(images: Mapping[str, Sequence[Path]], others: Mapping[str, Path]) 
 # --- writing -------------------------------------------------------------------------------------
 
 
-def write_cuts(
-    cuts: Sequence[Cut],
-    target: str | Path,
-    grid: Grid | None,
-    *,
-    source: str | Path,
-    made_with: Mapping[str, Any] | None = None,
-    lmdb: str | None = None,
-    workers: int = 0,
-    dry_run: bool = False,
-) -> str:
-    """Cut images, and write the parts as PNG files into a folder, or straight into an LMDB.
-
-    A run that was killed is gone on with by the same call; parts that are there already are not made again.
+class Output(NamedTuple):
+    """Cuts, and where their parts go.
 
     Args:
         cuts: What to cut.
         target: The folder; of an LMDB without its suffix.
+        source: The folder that the images come from.
+    """
+
+    cuts: Sequence[Cut]
+    target: Path
+    source: Path
+
+    def line(self, suffix: str = "", *, dry_run: bool = False) -> str:
+        """Say what there is, or would be."""
+        count = sum(len(cut.parts) for cut in self.cuts)
+        return f"{self.target}{suffix}: {count} parts of {len(self.cuts)} images{', would be made' if dry_run else ''}"
+
+
+def write_cuts(
+    outputs: Sequence[Output],
+    grid: Grid | None,
+    *,
+    made_with: Mapping[str, Any] | None = None,
+    lmdb: str | None = None,
+    workers: int = 0,
+    dry_run: bool = False,
+) -> list[str]:
+    """Cut images, and write the parts as PNG files into folders, or straight into LMDBs.
+
+    A run that was killed is gone on with by the same call; parts that are there already are not made again.
+
+    Args:
+        outputs: What to cut and where to.
         grid: What the cuts were planned with; None: they are whole images.
-        source: Where the images come from.
         made_with: What else decided which images these are.
-        lmdb: Encoding of the LMDB, png, tiles or raw; None: files.
-        workers: Processes that cut (for an LMDB: threads); 0: this one.
+        lmdb: Encoding of LMDBs, png, tiles or raw; None: files.
+        workers: Processes that cut (for LMDBs: threads); 0: this one.
         dry_run: Make the same checks, write nothing.
 
     Returns:
-        A line that says what there is, or would be.
+        For each output a line that says what there is, or would be.
 
     Raises:
-        ValueError: the target was begun with other arguments or is not ours; an image is damaged or has 16 bits or
+        ValueError: a target was begun with other arguments or is not ours; an image is damaged or has 16 bits or
             an alpha channel.
         FileExistsError: there is an LMDB that was made otherwise.
         OSError: the disk is full.
     """
-    count = sum(len(cut.parts) for cut in cuts)
-    source, target = Path(os.path.realpath(source)), Path(target)
     settings = {**(asdict(grid) if grid else {"whole": True}), **(made_with or {})}
     if lmdb is not None:
-        target = target.with_name(f"{target.name}.lmdb")
-        recipe = Recipe(str(source), str(target), lmdb, cut=settings)
-        sources = CutSources(source, tuple(str(cut.path) for cut in cuts), (), tuple(cut.parts for cut in cuts))
+        for output in outputs:
+            _write_lmdb(output, settings, lmdb, workers=workers, dry_run=dry_run)
+        return [output.line(".lmdb", dry_run=dry_run) for output in outputs]
+    jobs: list[tuple[Cut, Path]] = []
+    with contextlib.ExitStack() as stack:  # all folders are ours before the first is written to
+        for output in outputs:
+            source = os.path.relpath(os.path.realpath(output.source), os.path.realpath(output.target))
+            recipe = {"made_of": source, **settings}  # relative: the whole may be moved
+            folder = stack.enter_context(target_folder(output.target, recipe, dry_run=dry_run))
+            jobs += [(cut, folder) for cut in output.cuts]
         if not dry_run:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            make_lmdb(recipe, sources=sources, workers=max(1, workers), resume=True)
-    else:
-        origin = os.path.relpath(source, os.path.realpath(target))  # the whole may be moved
-        with target_folder(target, {"made_of": origin, **settings}, dry_run=dry_run) as folder:
-            if not dry_run:
-                jobs = [(cut, folder) for cut in cuts]
-                run_jobs(write_parts, jobs, workers=workers, what=str(target))
-    return f"{target}: {count} parts of {len(cuts)} images{', would be made' if dry_run else ''}"
+            run_jobs(write_parts, jobs, workers=workers, what="cutting")
+    return [output.line(dry_run=dry_run) for output in outputs]
+
+
+def _write_lmdb(output: Output, settings: Mapping[str, Any], encoding: str, *, workers: int, dry_run: bool) -> None:
+    source, target = Path(os.path.realpath(output.source)), output.target.with_name(f"{output.target.name}.lmdb")
+    recipe = Recipe(str(source), str(target), encoding, cut=settings)
+    images, parts = tuple(str(cut.path) for cut in output.cuts), tuple(cut.parts for cut in output.cuts)
+    if dry_run and not target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    make_lmdb(recipe, sources=CutSources(source, images, (), parts), workers=max(1, workers), resume=True)
 
 
 def write_parts(job: tuple[Cut, Path]) -> int:
