@@ -53,3 +53,19 @@ class ClipNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mixed = 0.9 * x + 0.1 * x.mean(1, keepdim=True)
         return self.frame(mixed.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+@NETWORKS.register
+class NextNet(nn.Module):
+    """A frame from any number of those before it, an even one, too: the last one and a correction."""
+
+    temporal, scale, size_multiple, min_size = "window", 1, 1, 1
+
+    def __init__(self, *, num_frame: int = 4, width: int = 8) -> None:
+        super().__init__()
+        self.num_frame = num_frame
+        self.first = nn.Conv2d(3 * num_frame, width, 3, padding=1)
+        self.last = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, -1] + self.last(F.relu(self.first(x.flatten(1, 2))))

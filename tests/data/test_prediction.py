@@ -16,6 +16,7 @@ import torch
 from vsr.config import load_options
 from vsr.data import TrainSampler, build_dataset, build_train_loader
 from vsr.data.encodings import ENCODINGS
+from vsr.data.fingerprint import fingerprint
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.prediction import CharadesDataset, HumanEvaDataset
 from vsr.data.prediction_lists import hash_partition, split_by_hash, split_by_scene
@@ -205,7 +206,7 @@ def test_a_list_may_be_anywhere_and_must_be_text(humaneva: Path, tmp_path: Path)
 def test_charades_without_lists_is_split_by_names_alone(tmp_path: Path, write_clip: Any) -> None:
     names = [f"{i:02X}{chr(65 + i % 26)}" for i in range(40)]
     for name in names:
-        write_clip("Charades/Charades_v1_480_img", name, count=3, size=(4, 4), names=["0000000", "0000001", "10000000"])
+        write_clip("Charades/Charades_v1_480_img", name, count=3, size=(4, 4), names=["0000000", "0000001", "2"])
 
     def split() -> dict[str, list[str]]:
         return {
@@ -293,6 +294,27 @@ def test_a_damaged_frame_is_named_with_its_sample(humaneva: Path) -> None:
     frame.unlink()
     with pytest.raises(FileNotFoundError, match=r"sample S1_Jog_1_\(C1\)/000012: .*000009.png"):
         dataset[0]
+
+
+def test_a_clip_with_a_gap_is_refused_unless_that_is_allowed(humaneva: Path) -> None:
+    arguments = {"dataroot": str(humaneva), "partition": "test", **SMALL}
+    for frame in (7, 8, 15):
+        (humaneva / "image" / "S1_Jog_1_(C1)" / f"{frame:06d}.png").unlink()
+    with pytest.raises(ValueError, match=r"without a gap.*000009.png follows 000006.png: 2 missing; 2 gaps in all"):
+        HumanEvaDataset(**arguments)
+    dataset = HumanEvaDataset(**arguments, allow_gaps=True)
+    assert numbers(dataset[0]) == [0, 3, 6, 11, 14]  # of the frames that there are, each third
+
+
+def test_the_fingerprint_is_that_of_the_whole_frames_on_disk_and_in_an_lmdb(humaneva: Path) -> None:
+    dataset = HumanEvaDataset(dataroot=str(humaneva), partition="val", **SMALL)
+    assert [key for key, _ in dataset.named_pairs()][19:21] == ["S1_Jog_1_(C1)/000019", "S2_Box 1_(C2)/000000"]
+    found = fingerprint(dataset)
+    assert found is not None
+    assert found.startswith("v1-34-16x24-none-")
+    make_lmdb(Recipe(str(humaneva / "image"), str(humaneva / "image.lmdb"), "raw"))
+    stored = HumanEvaDataset(dataroot=str(humaneva), partition="val", io_backend={"type": "lmdb"}, **SMALL)
+    assert fingerprint(stored) == found
 
 
 def test_two_images_of_one_name_are_refused(humaneva: Path) -> None:

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from vsr.data.clips import check_seed, first_duplicate
-from vsr.data.pairs import free_memory
+from vsr.data.clips import check_seed, first_duplicate, gaps
+from vsr.data.pairs import Pair, PairReader, free_memory
 from vsr.data.prediction_lists import (
     PARTITIONS,
     charades_name,
@@ -64,6 +64,7 @@ class _NextFrames(Dataset[Sample]):
         H: Height likewise.
         samples_per_clip: Items of each clip, spread over it evenly; None: all. A clip has hundreds, which
             differ little: for validation a few will do.
+        allow_gaps: Take clips although frames are missing in them: names 7, 8, 10.
         meta_info_file: csv list of the partition's clips, one a line in the first column; None:
             <partition>_list.csv in dataroot.
         cache_data: Keep the reduced frames in memory.
@@ -89,6 +90,7 @@ class _NextFrames(Dataset[Sample]):
         W: int = 64,  # noqa: N803 (the option's name)
         H: int = 64,  # noqa: N803
         samples_per_clip: int | None = None,
+        allow_gaps: bool = False,
         meta_info_file: str | None = None,
         cache_data: bool = False,
         io_backend: Mapping[str, Any] | None = None,
@@ -110,9 +112,11 @@ class _NextFrames(Dataset[Sample]):
         self.size = W, H
         self.sample_bytes = 3 * W * H * (input_size + 1)
         self.storage = open_storage(io_backend)
+        self.reader = PairReader(storage=self.storage, scale=1)  # for checks of whole files: samples are reduced
         self._recent: OrderedDict[str, Frame] = OrderedDict()
         self._keep = min((input_size + 1) * frame_interval, RECENT_BYTES // (3 * W * H))  # those of d samples in a row
         self._cached: dict[str, Frame] = {}
+        self._allow_gaps = allow_gaps
         self.clips = self._long_enough(self._chosen(dataroot, meta_info_file, io_backend))
         self._items = [self._queries(len(clip.files), samples_per_clip) for clip in self.clips]
         self._ends = np.cumsum([len(queries) for queries in self._items])
@@ -136,6 +140,15 @@ class _NextFrames(Dataset[Sample]):
         """The key of every item of a test set."""
         targets = ((clip, t + self.frame_interval) for clip, items in self._clip_items() for t in items)
         return [self._key(clip, target) for clip, target in targets]
+
+    def named_pairs(self) -> list[tuple[str, Pair]]:
+        """Return the key and the file of every frame of the clips, as those of a ground truth."""
+        sizes = [self.storage.size(clip.path(0)) for clip in self.clips]
+        return [
+            (self._key(clip, i), Pair(clip.path(i), None, size))
+            for clip, size in zip(self.clips, sizes, strict=True)
+            for i in range(len(clip.files))
+        ]
 
     def __getitem__(self, item: tuple[int, int] | int) -> Sample:
         index, draw = item if isinstance(item, tuple) else (item, 0)
@@ -206,11 +219,17 @@ class _NextFrames(Dataset[Sample]):
             )
         return read_list(lists[self.partition], dict.fromkeys(known), self.own_name, root=place)
 
-    @staticmethod
-    def _opened(name: str, clip: Clip) -> Clip:
+    def _opened(self, name: str, clip: Clip) -> Clip:
         folder, files = frames_of_video(clip.folder) if clip.is_video else (clip.folder, clip.files)
         if twice := first_duplicate(files):
             raise ValueError(f"{folder}: expected one image for each name, got {twice}. Remove the one or the other.")
+        if not self._allow_gaps and not clip.is_video and (missing := gaps(files)):
+            before, after, lost = missing[0]
+            raise ValueError(
+                f"{folder}: expected frames without a gap, for distances count in frames, but {after} follows "
+                f"{before}: {lost} missing; {len(missing)} gaps in all. Complete the clip, take it from the lists, or "
+                "set allow_gaps: true."
+            )
         return Clip(name, folder, files)
 
     def _long_enough(self, clips: list[Clip]) -> list[Clip]:
