@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from kit import history, write_frames
+from stereo_pairs import made_pair, write_pair
 
 from vsr.config import Options, dump_options, load_options
 from vsr.engine.test import test as run_test
@@ -30,6 +31,8 @@ PARAMETERS = {
     "options/train/SwinIR/swinir_x4_div2k.yml": 11_900_199,
     "options/train/NAFNet/nafnet_w32_gopro.yml": 17_111_907,
     "options/train/NAFNet/nafnet_w32_sidd.yml": 29_159_715,
+    "options/train/NAFSSR/nafssr_t_x2.yml": 445_068,
+    "options/train/NAFSSR/nafssr_t_x4.yml": 460_656,
 }
 
 
@@ -63,6 +66,15 @@ def reduced(options: Options, data: Path) -> list[str]:
     for key, section in options.datasets.items():
         side = 32 if key == "train" else 24
         folder = data / key
+        if section.dataset.type == "PairedStereoImageDataset":
+            for number in range(10):
+                pair = made_pair((2 * side, 6 * side), disparity=4, seed=number)
+                write_pair(folder, f"{number:04d}", *pair, scale=options.scale)
+            overrides += [f"datasets.{key}.dataroot_{root}={folder}" for root in ("gt", "lq")]
+            overrides.append(f"datasets.{key}.num_worker_per_gpu=0")
+            if key == "train":
+                overrides += ["datasets.train.gt_size_h=32", "datasets.train.gt_size_w=64"]
+            continue
         for clip, seed in (("a", 1), ("b", 2)):
             write_frames(folder / "gt" / f"{key}_{clip}", 5, (2 * side, 2 * side), seed=seed)
             write_frames(
@@ -88,6 +100,7 @@ def reduced(options: Options, data: Path) -> list[str]:
         "num_reconstruct_block": 1,
         "num_block": 1,
         "width": 8,
+        "num_blks": 1,
         "enc_blk_nums": [1, 1],
         "dec_blk_nums": [1, 1],
         "middle_blk_num": 1,
