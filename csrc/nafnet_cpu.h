@@ -35,12 +35,6 @@ struct Feed {
   const float* gamma;
 };
 
-// Where the gradient of a norm goes: of its input (plus `added`, if there is one), and once more the norm's output.
-struct NormGradients {
-  const float* added;
-  float *input, *output;
-};
-
 struct Kernels {
   int64_t (*mix_scratch)(const Mix&);    // floats of scratch memory, as the functions below want them
   int64_t (*feed_scratch)(const Feed&);
@@ -51,26 +45,52 @@ struct Kernels {
   // Pixels [first, last). `scale` (c) or null. `sum` keeps y, `between` the 2c channels before the gate, or they are null.
   void (*feed)(const Feed&, const float* x, const float* mixed, const float* scale, float* out, float* sum,
                float* between, int64_t first, int64_t last, float* scratch);
+};
 
-  // Pixels [first, last) of one sample of (channels, pixels). Writes the sums over these pixels for weight and bias,
-  // (2, channels). Scratch: norm_scratch floats a channel.
-  int64_t norm_scratch;
-  void (*norm_backward)(const Norm&, int64_t channels, int64_t pixels, const float* x, const float* grad,
-                        const NormGradients&, float* sums, int64_t first, int64_t last, float* scratch);
-  // One channel of gate(.): from its gradient and both factors, the product and the factors' gradients with their sums.
-  void (*gate_backward)(int64_t pixels, const float* grad, const float* one, const float* other, float* product,
-                        float* grad_one, float* grad_other, float* sum_one, float* sum_other);
+// The way back through feed. Its matrices are turned: (inputs, outputs), times gamma and beta.
+struct FeedBack {
+  int64_t channels, pixels;
+  const float *last, *wide, *narrow;  // (c, c), (c, 2c), (c, c)
+  Norm norm;
+};
+
+// Of one sample: what the way back reads, and the gradients that it writes.
+struct FeedImages {
+  const float *grad, *mixed, *scale, *total, *between;  // scale: (c) or null
+  float *grad_total, *grad_mixed;
+};
+
+// The way back through norm and 1x1 convolution of mix.
+struct WideBack {
+  int64_t channels, pixels;
+  const float* turned;  // (c, 2c)
+  Norm norm;
+};
+
+struct BackKernels {
+  // Pixels [first, last) of one sample. Writes sums over them: of the outer products of matrix outputs' gradients and
+  // inputs, last (c, c), wide (2c, c), narrow (c, c), before gamma and beta; of the gradients behind last (c), narrow (c)
+  // and wide (2c); of those of the norm's weight and bias (2, c); of scale (c).
+  int64_t (*feed_scratch)(int64_t channels);
+  void (*feed)(const FeedBack&, const FeedImages&, int64_t first, int64_t last, float* sums, float* scratch);
+  // The same: from the gradient of the 2c channels, grad. Sums: the matrix (2c, c), the norm's weight and bias (2, c).
+  int64_t (*wide_scratch)(int64_t channels);
+  void (*wide)(const WideBack&, const float* x, const float* grad, float* grad_x, int64_t first, int64_t last,
+               float* sums, float* scratch);
   // One channel of gate(depthwise3x3(.)): `between` and its gradient are (2c, h, w). Writes for channel and channel + c the
-  // gradients of kernel (., 9), offset (.) and the sum of the gradient. Scratch: mix_backward_scratch floats.
-  int64_t (*mix_backward_scratch)(const Mix&);
-  void (*mix_backward)(const Mix&, int64_t channel, const float* grad, const float* between, float* grad_between,
-                       float* grad_kernel, float* grad_offset, float* sum, float* scratch);
+  // gradients of kernel (., 9), offset (.) and the sum of the gradient. Scratch: depthwise_scratch floats.
+  int64_t (*depthwise_scratch)(const Mix&);
+  void (*depthwise)(const Mix&, int64_t channel, const float* grad, const float* between, float* grad_between,
+                    float* grad_kernel, float* grad_offset, float* sum, float* scratch);
 };
 
 // Defined once for each instruction set.
 const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const BackKernels& back_kernels_portable();
+const BackKernels& back_kernels_avx2();
+const BackKernels& back_kernels_avx512();
 
 }  // namespace naf
 }  // namespace vsr

@@ -74,9 +74,11 @@ def cases(device: torch.device) -> list[Case]:
     naf_block_cases: list[tuple[Any, tuple[Any, ...]]] = [
         (naf_block.mix_op, (x, *norm, *wide, *kernel, False)),
         (naf_block.feed_op, (x, grad, None, *narrow, residual, *norm, *wide, *narrow, residual, False)),
-        (naf_block.norm_backward_op, (grad, x, *norm, None)),
-        (naf_block.gate_backward_op, (grad, between)),
-        (naf_block.mix_backward_op, (grad, between, *kernel)),
+        (naf_block.mix_backward_op, (grad, x, between, *norm, wide[0], *kernel)),
+        (
+            naf_block.feed_backward_op,
+            (grad, x, None, *narrow, residual, *norm, wide[0], *narrow, residual, x, between),
+        ),
     ]
     # the Python body of these ops is their definition
     return found + [Case(op._name, shape, arguments, op._init_fn) for op, arguments in naf_block_cases]

@@ -68,10 +68,10 @@ def pairs(shape: tuple[int, int, int, int]) -> Iterator[tuple[str, Any, list[Any
         yield "naf_mix", naf_block.mix_op, [*mix, keep]
         yield "naf_feed", naf_block.feed_op, [*feed, keep]
     yield "naf_feed", naf_block.feed_op, [*feed[:2], None, *feed[3:], True]
-    for added in (more, None):
-        yield "naf_norm_backward", naf_block.norm_backward_op, [grad, image, *mix[1:4], added]
-    yield "naf_gate_backward", naf_block.gate_backward_op, [grad, wide]
-    yield "naf_mix_backward", naf_block.mix_backward_op, [grad, wide, *mix[6:]]
+    yield "naf_mix_backward", naf_block.mix_backward_op, [grad, image, wide, *mix[1:5], *mix[6:]]
+    rest = [*feed[3:10], *feed[11:], image, wide]
+    yield "naf_feed_backward", naf_block.feed_backward_op, [grad, more, feed[2], *rest]
+    yield "naf_feed_backward", naf_block.feed_backward_op, [grad, more, None, *rest]
 
 
 @compiled

@@ -109,6 +109,36 @@ def _gate_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return torch.cat((grad * second, grad * first), 1)
 
 
+def _through(weight: Tensor, grad: Tensor) -> Tensor:
+    """Take the gradient of a 1x1 convolution's output back through its weights."""
+    return F.conv2d(grad, weight.transpose(0, 1))
+
+
+def _outer(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient (o, i, 1, 1) of a 1x1 convolution's weights, from that of its output and its input."""
+    return torch.bmm(grad.flatten(2), x.flatten(2).mT).sum(0)[..., None, None]
+
+
+def _sums(grad: Tensor) -> Tensor:
+    return grad.sum((0, 2, 3))
+
+
+def _scaled(outer: Tensor, sums: Tensor, weight: Tensor, bias: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weight, bias and factor, where a 1x1 convolution's output is multiplied by (1, o, 1, 1)."""
+    grad_factor = (outer * weight).sum((1, 2, 3)) + sums * bias
+    return outer * factor.view(-1, 1, 1, 1), sums * factor.flatten(), grad_factor.view(factor.shape)
+
+
+def _norm_gradient(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x and of weight and bias, (2, c); and the norm's output."""
+    centred = x - x.mean(1, keepdim=True)
+    root = (centred.square().mean(1, keepdim=True) + eps).rsqrt()
+    normal, factor = centred * root, weight.view(-1, 1, 1)
+    steep = grad * factor
+    grad_x = root * (steep - steep.mean(1, keepdim=True) - normal * (steep * normal).mean(1, keepdim=True))
+    return grad_x, torch.stack((_sums(grad * normal), _sums(grad))), normal * factor + bias.view(-1, 1, 1)
+
+
 def _kept(between: Tensor, keep: bool) -> Tensor:
     return between if keep else between.new_empty(0)
 
@@ -158,41 +188,23 @@ def feed_op(
 
 
 @torch.library.custom_op(
-    "vsr::naf_norm_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor weight, Tensor bias, float eps, Tensor? added) -> (Tensor, Tensor, Tensor)",
-)
-def norm_backward_op(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, added: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradient of x plus ``added``, the norm's output, and the gradients of weight and bias, (2, c)."""
-    centred = x - x.mean(1, keepdim=True)
-    root = (centred.square().mean(1, keepdim=True) + eps).rsqrt()
-    normal, factor = centred * root, weight.view(-1, 1, 1)
-    steep = grad * factor
-    grad_x = root * (steep - steep.mean(1, keepdim=True) - normal * (steep * normal).mean(1, keepdim=True))
-    sums = torch.stack(((grad * normal).sum((0, 2, 3)), grad.sum((0, 2, 3))))
-    return grad_x if added is None else grad_x + added, normal * factor + bias.view(-1, 1, 1), sums
-
-
-@torch.library.custom_op(
-    "vsr::naf_gate_backward", mutates_args=(), schema="(Tensor grad, Tensor between) -> (Tensor, Tensor, Tensor)"
-)
-def gate_backward_op(grad: Tensor, between: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gate's output, the gradient of its input, and the sums of that over samples and pixels."""
-    grad_between = _gate_gradient(grad, between)
-    return _gate(between), grad_between, grad_between.sum((0, 2, 3))
-
-
-@torch.library.custom_op(
     "vsr::naf_mix_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor between, Tensor kernel, Tensor offset) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor x, Tensor between, Tensor norm_weight, Tensor norm_bias, float eps, Tensor weight,"
+    " Tensor kernel, Tensor offset) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def mix_backward_op(
-    grad: Tensor, between: Tensor, kernel: Tensor, offset: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of between, kernel and offset, and the sums of the first over samples and pixels."""
+    grad: Tensor,
+    x: Tensor,
+    between: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    weight: Tensor,
+    kernel: Tensor,
+    offset: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, of the norm's weight and bias, (2, c), of weight, bias, kernel and offset."""
     wide = F.conv2d(between, kernel, offset, padding=1, groups=len(kernel))
     grad_between, grad_kernel, grad_offset = torch.ops.aten.convolution_backward(
         _gate_gradient(grad, wide),
@@ -207,7 +219,52 @@ def mix_backward_op(
         len(kernel),
         [True] * 3,
     )
-    return grad_between, grad_kernel, grad_offset, grad_between.sum((0, 2, 3))
+    grad_x, grad_norm, normal = _norm_gradient(_through(weight, grad_between), x, norm_weight, norm_bias, eps)
+    return grad_x, grad_norm, _outer(grad_between, normal), _sums(grad_between), grad_kernel, grad_offset
+
+
+@torch.library.custom_op(
+    "vsr::naf_feed_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor mixed, Tensor? scale, Tensor narrow_weight, Tensor narrow_bias, Tensor beta,"
+    " Tensor norm_weight, Tensor norm_bias, float eps, Tensor wide_weight, Tensor last_weight, Tensor last_bias,"
+    " Tensor gamma, Tensor total, Tensor between) -> (" + ", ".join(["Tensor"] * 12) + ")",
+)
+def feed_backward_op(
+    grad: Tensor,
+    mixed: Tensor,
+    scale: Tensor | None,
+    narrow_weight: Tensor,
+    narrow_bias: Tensor,
+    beta: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    wide_weight: Tensor,
+    last_weight: Tensor,
+    last_bias: Tensor,
+    gamma: Tensor,
+    total: Tensor,
+    between: Tensor,
+) -> tuple[Tensor, ...]:
+    """Return the gradients of x, mixed, scale (empty, if there is none), the weights in the order of ``feed``'s.
+
+    Those of the norm's weight and bias are one tensor, (2, c).
+    """
+    # A residual's factor is taken into the matrix: no pass over the image for it.
+    grad_between = _gate_gradient(_through(last_weight * gamma.view(-1, 1, 1, 1), grad), between)
+    lasts = _scaled(_outer(grad, _gate(between)), _sums(grad), last_weight, last_bias, gamma)
+    grad_normal = _through(wide_weight, grad_between)
+    grad_norm_x, grad_norm, normal = _norm_gradient(grad_normal, total, norm_weight, norm_bias, eps)
+    grad_total = grad + grad_norm_x
+    wides = _outer(grad_between, normal), _sums(grad_between)
+    grad_scaled = _through(narrow_weight * beta.view(-1, 1, 1, 1), grad_total)
+    scaled = mixed if scale is None else mixed * scale
+    narrows = _scaled(_outer(grad_total, scaled), _sums(grad_total), narrow_weight, narrow_bias, beta)
+    if scale is None:
+        return grad_total, grad_scaled, grad.new_empty(0), *narrows, grad_norm, *wides, *lasts
+    grad_scale = (grad_scaled * mixed).sum((2, 3), keepdim=True)
+    return grad_total, grad_scaled * scale, grad_scale, *narrows, grad_norm, *wides, *lasts
 
 
 @mix_op.register_fake
@@ -223,36 +280,22 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(b, c, h, w), *kept
 
 
-@norm_backward_op.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(2, len(weight))
-
-
-@gate_backward_op.register_fake
-def _(grad: Tensor, between: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return grad.new_empty(grad.shape), grad.new_empty(between.shape), grad.new_empty(between.shape[1])
-
-
 @mix_backward_op.register_fake
-def _(grad: Tensor, between: Tensor, kernel: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    sums = grad.new_empty(len(kernel))
-    return grad.new_empty(between.shape), kernel.new_empty(kernel.shape), sums, sums.clone()
+def _(grad: Tensor, x: Tensor, between: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    weight, kernel, offset = arguments[-3:]
+    c = x.shape[1]
+    grad_x, grad_norm = x.new_empty(x.shape), x.new_empty(2, c)
+    return grad_x, grad_norm, *(t.new_empty(t.shape) for t in (weight, offset, kernel, offset))
 
 
-def _through(weight: Tensor, grad: Tensor) -> Tensor:
-    """Take the gradient of a 1x1 convolution's output (b, o, h, w) back through its weights (o, i)."""
-    # bmm: matmul would fold the samples in, and copy
-    return torch.bmm(weight.t().expand(len(grad), -1, -1), grad.flatten(2)).view(len(grad), -1, *grad.shape[2:])
-
-
-def _total(samples: Tensor) -> Tensor:
-    """Add up (b, ...) over samples; of one there is nothing to copy."""
-    return samples[0] if len(samples) == 1 else samples.sum(0)
-
-
-def _outer(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient (b, o, i) of a 1x1 convolution's weights, sample by sample."""
-    return torch.bmm(grad.flatten(2), x.flatten(2).mT)
+@feed_backward_op.register_fake
+def _(grad: Tensor, mixed: Tensor, scale: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    narrow, narrow_bias, beta, norm, _, _, wide, last, last_bias, gamma, *_ = arguments
+    grad_scale = grad.new_empty(0) if scale is None else scale.new_empty(scale.shape)
+    images = grad.new_empty(grad.shape), grad.new_empty(grad.shape), grad_scale
+    firsts = tuple(t.new_empty(t.shape) for t in (narrow, narrow_bias, beta))
+    wides = norm.new_empty(2, len(norm)), wide.new_empty(wide.shape), wide.new_empty(len(wide))
+    return *images, *firsts, *wides, *(t.new_empty(t.shape) for t in (last, last_bias, gamma))
 
 
 def _mix_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -266,11 +309,9 @@ def _mix_gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Ten
     if grad is None:
         return (None,) * 9
     x, norm_weight, norm_bias, weight, kernel, offset, between = ctx.saved_tensors
-    grad_between, grad_kernel, grad_offset, grad_bias = mix_backward_op(grad, between, kernel, offset)
-    grad_normal = _through(weight.flatten(1), grad_between)
-    grad_x, normal, norms = norm_backward_op(grad_normal, x, norm_weight, norm_bias, ctx.eps, None)
-    grad_weight = _total(_outer(grad_between, normal)).view(weight.shape)
-    return grad_x, norms[0], norms[1], None, grad_weight, grad_bias, grad_kernel, grad_offset, None
+    gradients = mix_backward_op(grad, x, between, norm_weight, norm_bias, ctx.eps, weight, kernel, offset)
+    grad_x, grad_norm, *rest = gradients
+    return grad_x, grad_norm[0], grad_norm[1], None, *rest, None
 
 
 def _feed_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -286,34 +327,11 @@ def _feed_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 def _feed_gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 15
-    mixed, scale, narrow, narrow_bias, beta, norm_weight, norm_bias, wide, last, last_bias, gamma, total, between = (
-        ctx.saved_tensors
-    )
-    grad = grad.contiguous()
-    # The second half. A residual's factor is taken into the weights: no pass over the image for it.
-    last_matrix, gammas = last.flatten(1), gamma.view(-1, 1)
-    product, grad_between, grad_wide_bias = gate_backward_op(_through(gammas * last_matrix, grad), between)
-    outer, grads = _total(_outer(grad, product)), grad.sum((0, 2, 3))
-    grad_last, grad_last_bias = (gammas * outer).view(last.shape), gamma.flatten() * grads
-    grad_gamma = ((outer * last_matrix).sum(1) + last_bias * grads).view(gamma.shape)
-    grad_total, normal, norms = norm_backward_op(
-        _through(wide.flatten(1), grad_between), total, norm_weight, norm_bias, ctx.eps, grad
-    )
-    grad_wide = _total(_outer(grad_between, normal)).view(wide.shape)
-    # The first: a convolution of mixed * scale.
-    narrow_matrix, betas = narrow.flatten(1), beta.view(-1, 1)
-    grad_scaled = _through(betas * narrow_matrix, grad_total)
-    outers, grads = _outer(grad_total, mixed), grad_total.sum((0, 2, 3))
-    outer = _total(outers if scale is None else outers * scale.view(len(mixed), 1, -1))
-    grad_narrow, grad_narrow_bias = (betas * outer).view(narrow.shape), beta.flatten() * grads
-    grad_beta = ((outer * narrow_matrix).sum(1) + narrow_bias * grads).view(beta.shape)
-    grad_scale = None
-    if scale is not None:
-        # of each channel: sum over pixels of grad_scaled * mixed, which the products above hold already
-        grad_scale = (outers * (betas * narrow_matrix)).sum(1).view(scale.shape)
-        grad_scaled.mul_(scale)
-    firsts = (grad_total, grad_scaled, grad_scale, grad_narrow, grad_narrow_bias, grad_beta, norms[0], norms[1], None)
-    return *firsts, grad_wide, grad_wide_bias, grad_last, grad_last_bias, grad_gamma, None
+    mixed, scale, narrow, narrow_bias, beta, norm_weight, norm_bias, *rest = ctx.saved_tensors
+    gradients = feed_backward_op(grad, mixed, scale, narrow, narrow_bias, beta, norm_weight, norm_bias, ctx.eps, *rest)
+    images, narrows, grad_norm, lasts = gradients[:2], gradients[3:6], gradients[6], gradients[7:]
+    grad_scale = None if scale is None else gradients[2]
+    return *images, grad_scale, *narrows, grad_norm[0], grad_norm[1], None, *lasts, None
 
 
 mix_op.register_autograd(_mix_gradients, setup_context=_mix_context)
