@@ -106,6 +106,7 @@ DATASETS = Registry(
     {
         "CharadesDataset": "vsr.data.prediction",
         "HumanEvaDataset": "vsr.data.prediction",
+        "MixedDataset": "vsr.data.mixed",
         "PairedImageDataset": "vsr.data.paired_image",
         "PairedStereoImageDataset": "vsr.data.paired_stereo_image",
         "REDSDataset": "vsr.data.reds",

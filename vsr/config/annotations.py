@@ -81,11 +81,16 @@ def fit(hint: Any, value: Any) -> Any:
     return value
 
 
+def section_of(hint: Any) -> Any:
+    """The section of the schema that each entry of an argument ``Annotated[list[...], Section]`` is; None: no such."""
+    return next((note for note in getattr(hint, "__metadata__", ()) if dataclasses.is_dataclass(note)), None)
+
+
 def hints_of(entry: Any) -> dict[str, Any]:
     """The annotations of a function's, or a class's constructor's, parameters; none where they do not resolve."""
     function = entry.__init__ if inspect.isclass(entry) else entry
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):  # names imported for the type checker alone
         return {}
 

@@ -11,6 +11,7 @@ from typing import Any
 import vsr.registry
 from vsr.config import annotations
 from vsr.config.annotations import MismatchError
+from vsr.config.dump import to_data
 from vsr.config.reader import Mark, Node, one, plain, show
 from vsr.config.schema import Component, Options, key_of
 from vsr.registry import Registry, suggest
@@ -185,6 +186,9 @@ class Checker:
         return args
 
     def _argument(self, hint: Any, default: Any, value: Any, mark: Mark) -> Any:
+        section = annotations.section_of(hint)
+        if section is not None:
+            return self._sections(section, value, mark)
         try:
             return annotations.fit(hint, plain(value))
         except MismatchError as mismatch:
@@ -195,6 +199,20 @@ class Checker:
                 value = value[key]
             self.add(mark, str(mismatch))
             return INVALID
+
+    def _sections(self, cls: Any, value: Any, mark: Mark) -> Any:
+        """A list of sections as the argument of a component, which gets them as plain data."""
+        if not isinstance(value, list) or not value:
+            got = "an empty one" if value == [] else show(plain(value))
+            self.add(mark, f"expected a list, got {got}. Write '- type: ...' below it for each entry.")
+            return INVALID
+        found = []
+        for number, entry in enumerate(value):
+            known = len(self.problems)
+            part = self.section(cls, entry, mark.below(number))
+            # one that did not pass is never built; the rules look at what is left of it
+            found.append(to_data(part) if len(self.problems) == known else part)
+        return found
 
     def _import_modules(self, root: Node) -> None:
         """Import the user's own modules, whose decorators fill the registries."""

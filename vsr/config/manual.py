@@ -15,7 +15,7 @@ from typing import Any
 
 import vsr.registry
 from vsr.config import schema
-from vsr.config.annotations import describe
+from vsr.config.annotations import describe, hints_of, section_of
 from vsr.config.check import NEVER_IN_FILE
 from vsr.config.reader import one, show
 from vsr.registry import Registry
@@ -45,7 +45,13 @@ def json_schema() -> dict[str, Any]:
     train = result["properties"]["train"]["anyOf"][0]
     train["patternProperties"] = {"_opt$": _component("LOSSES")}
     train["properties"]["dcn_lr_mul"] = {"type": "number"}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vsr option file", **result}
+    parts = {cls.__name__: _section(cls) for cls in (schema.DatasetPart,)}  # what arguments hold lists of
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vsr option file",
+        "$defs": parts,
+        **result,
+    }
 
 
 def _section(cls: Any) -> dict[str, Any]:
@@ -84,6 +90,8 @@ def _component(table: str, beside: dict[str, Any] | None = None) -> dict[str, An
 
 
 def _value(hint: Any, registry: str | None = None) -> dict[str, Any]:
+    if section := section_of(hint):
+        return {"type": "array", "items": {"$ref": f"#/$defs/{section.__name__}"}, "minItems": 1}
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if hint is schema.Component:
         assert registry is not None, "a field that holds a component names its table"
@@ -114,7 +122,7 @@ def _flat(value: dict[str, Any]) -> list[dict[str, Any]]:
 def _arguments(registry: Registry, name: str) -> list[tuple[str, Any, Any]]:
     """Return (name, annotation, default) of each argument of a component that a file may give."""
     entry = registry.get(name)
-    hints = typing.get_type_hints(entry.__init__ if inspect.isclass(entry) else entry)
+    hints = hints_of(entry)
     return [
         (key, hints.get(key, Any), parameter.default)
         for key, parameter in inspect.signature(entry).parameters.items()
@@ -174,6 +182,8 @@ def _component_table(registry: Registry, name: str) -> list[str]:
 
 
 def _in_words(hint: Any) -> str:
+    if section := section_of(hint):
+        return f"a list, each {_in_words(section)}"
     if inspect.isclass(hint) and dataclasses.is_dataclass(hint):
         return f"[{hint.__name__}](#{hint.__name__.lower()})"
     inner = typing.get_args(hint)

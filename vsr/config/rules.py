@@ -59,19 +59,24 @@ class _Facts:
 
     def where(self, *path: str) -> Mark:
         """The mark of ``path``, or of the nearest thing around it that the file has."""
-        node, mark = self.root, self.root.mark
+        node: Any = self.root
+        mark = self.root.mark
         for key in path:
-            mark = node.where(key)
-            if not isinstance(node.get(key), Node):
+            below = _entries(node).get(key)
+            if isinstance(node, Node):
+                mark = node.where(key)
+            else:  # a list
+                mark = below.mark if isinstance(below, Node) else mark.below(int(key))
+            if not isinstance(below, Node | list):
                 break
-            node = node[key]
+            node = below
         return mark
 
     def by_default(self, *path: str) -> str:
         """The words ' by default' if the file does not say what stands at ``path``."""
         node: Any = self.root
         for key in path:
-            node = node.get(key, INVALID) if isinstance(node, Node) else INVALID
+            node = _entries(node).get(key, INVALID)
         return " by default" if node is INVALID else ""
 
     def matching(self, pattern: str) -> list[tuple[str, ...]]:
@@ -83,7 +88,7 @@ class _Facts:
 
 
 def _entries(value: Any) -> Mapping[str, Any]:
-    """What lies below a section, a component or a mapping, by key."""
+    """What lies below a section, a component or a mapping, by key; below a list, by number."""
     if isinstance(value, Component):
         return value.args
     if dataclasses.is_dataclass(value):
@@ -92,6 +97,8 @@ def _entries(value: Any) -> Mapping[str, Any]:
         if rest and isinstance(entries[rest], Component):
             entries = {**entries[rest].args, **entries}
         return entries
+    if isinstance(value, list):
+        return {str(number): entry for number, entry in enumerate(value)}
     return value if isinstance(value, Mapping) else {}
 
 
@@ -174,7 +181,7 @@ def _sets(facts: _Facts, checker: Checker) -> None:
 
 def _crops(facts: _Facts, checker: Checker) -> None:
     scale = facts.get("scale")
-    for path in facts.matching("datasets.*.gt_size"):
+    for path in (*facts.matching("datasets.*.gt_size"), *facts.matching("datasets.*.datasets.*.gt_size")):
         size = facts.get(*path)
         if not isinstance(size, int):
             continue
@@ -190,7 +197,7 @@ def _frames(facts: _Facts, checker: Checker) -> None:
     wanted = facts.get("network_g", "num_frame")
     if not isinstance(wanted, int):
         return
-    for path in facts.matching("datasets.*.num_frame"):
+    for path in (*facts.matching("datasets.*.num_frame"), *facts.matching("datasets.*.datasets.*.num_frame")):
         value = facts.get(*path)
         if isinstance(value, int) and value > 0 and value != wanted:
             wants = f"{wanted}{facts.by_default('network_g', 'num_frame')}"

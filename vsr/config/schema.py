@@ -48,6 +48,16 @@ def component(registry: str, *, rest: bool = False, default: Any = dataclasses.M
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetPart:
+    """One of the data sets that a MixedDataset draws from: its own keys, and (all others) the data set's."""
+
+    dataset: Component = component("DATASETS", rest=True)
+    degradations: list[Component] = component("DEGRADATIONS", default=list)  # make LQ from GT, one after the other
+    name: str = ""  # what stands before the keys of its samples; empty: its number
+    weight: float | None = None  # its share of the draws, relative to the others'; none, for all: their lengths
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
     """One data set: how it is loaded, and (all other keys) the data set itself."""
 
