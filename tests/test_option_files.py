@@ -83,7 +83,9 @@ def reduced(options: Options, data: Path) -> list[str]:
         overrides += [f"datasets.{key}.dataroot_gt={folder}/gt", f"datasets.{key}.num_worker_per_gpu=0"]
         arguments = section.dataset.args
         overrides += [
-            f"datasets.{key}.{name}=null" for name in ("clips", "exclude_clips", "frames", "meta_info_file") if arguments.get(name)
+            f"datasets.{key}.{name}=null"
+            for name in ("clips", "exclude_clips", "frames", "meta_info_file")
+            if arguments.get(name)
         ]
         if arguments["dataroot_lq"] is not None:
             overrides.append(f"datasets.{key}.dataroot_lq={folder}/lq")
