@@ -125,14 +125,17 @@ def assert_same_run(first: Path, second: Path, step: int) -> None:
     assert sorted(history(first)) == list(range(1, step + 1))
 
 
-def write_frames(folder: Path, count: int, size: tuple[int, int], *, seed: int, suffix: str = ".png") -> None:
-    """Write ``count`` frames of a smooth random texture that drifts by a pixel a frame."""
+def write_frames(
+    folder: Path, count: int, size: tuple[int, int], *, seed: int, suffix: str = ".png", name: str = "{:04d}",
+    first: int = 0,
+) -> None:  # fmt: skip
+    """Write ``count`` frames of a smooth random texture that drifts by a pixel a frame, numbered from ``first``."""
     height, width = size
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 8, width // 4 + 8, 3), dtype=np.uint8)
     texture = cv2.resize(noise, (width + count, height + count), interpolation=cv2.INTER_CUBIC)
     for i in range(count):
-        cv2.imwrite(str(folder / f"{i:04d}{suffix}"), texture[i : i + height, i : i + width])
+        cv2.imwrite(str(folder / f"{name.format(i + first)}{suffix}"), texture[i : i + height, i : i + width])
 
 
 def run_in_processes(code: str, number: int, folder: Path) -> None:
