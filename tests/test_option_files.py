@@ -75,13 +75,18 @@ def reduced(options: Options, data: Path) -> list[str]:
             if key == "train":
                 overrides += ["datasets.train.gt_size_h=32", "datasets.train.gt_size_w=64"]
             continue
+        septuplets = section.dataset.type.startswith("Vimeo90K")
         for clip, seed in (("a", 1), ("b", 2)):
-            write_frames(folder / "gt" / f"{key}_{clip}", 5, (2 * side, 2 * side), seed=seed)
-            write_frames(
-                folder / "lq" / f"{key}_{clip}", 5, (2 * side // options.scale, 2 * side // options.scale), seed=seed
-            )
+            name = f"00001/000{seed}" if septuplets else f"{key}_{clip}"
+            for version, factor in (("gt", 1), ("lq", options.scale)):
+                write_frames(
+                    folder / version / name, 7 if septuplets else 5, (2 * side // factor, 2 * side // factor),
+                    seed=seed, name="im{}" if septuplets else "{:04d}", first=int(septuplets),
+                )  # fmt: skip
         overrides += [f"datasets.{key}.dataroot_gt={folder}/gt", f"datasets.{key}.num_worker_per_gpu=0"]
         arguments = section.dataset.args
+        if arguments.get("num_frame", 0) > 5 and "num_frame" not in options.network_g.args:
+            overrides.append(f"datasets.{key}.num_frame=3")
         overrides += [
             f"datasets.{key}.{name}=null"
             for name in ("clips", "exclude_clips", "frames", "meta_info_file")
