@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 RECIPE = "vsr.json"  # in an output folder: what it is made of
 LOCK = ".vsr.lock"  # held by the process that writes into it
 
+_METHODS = multiprocessing.get_all_start_methods()
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -223,8 +225,10 @@ def run_jobs(
 
 
 def _in_processes(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    # started anew, not forked: a fork of a process with threads may hang
-    context = multiprocessing.get_context("spawn")
+    # not forked from here: a fork of a process with threads may hang
+    context = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
+    if "forkserver" in _METHODS:
+        context.set_forkserver_preload(["cv2", "torch"])  # once for all workers; their threads begin with first use
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     flying: deque[Future[Result]] = deque()
     try:
