@@ -436,9 +436,9 @@ def gaps(files: Sequence[str]) -> list[tuple[str, str, int]]:
     Names tell only if they differ in one number whose least step is that of more than half of the frames: there is
     no gap in 00, 02, 04, and none that could be known in time stamps.
     """
-    digits = files[0].find(".")
+    digits = files[0].find(".") if files else 0
     numbers = [file[:digits] for file in files]
-    if "".join(numbers).isdigit() and int(numbers[-1]) - int(numbers[0]) == len(files) - 1:
+    if "".join(numbers).isdecimal() and int(numbers[-1]) - int(numbers[0]) == len(files) - 1:
         return []  # the common case, many times as fast
     parts = [_NUMBER.fullmatch(stem(file)) for file in files]
     if len(parts) < 3 or any(p is None or (p[1], p[3]) != (parts[0][1], parts[0][3]) for p in parts):  # type: ignore[index]

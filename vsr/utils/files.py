@@ -30,7 +30,8 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     umask = os.umask(0)
     os.umask(umask)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    name = path.name[:40]  # the file system allows 255 bytes, of which a character takes up to four
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             os.fchmod(file.fileno(), 0o666 & ~umask)  # mkstemp's 0600 would lock colleagues out
