@@ -144,16 +144,17 @@ Tensor add_rows(const Buffer& sums, int64_t rows, int64_t number, std::vector<in
   return total;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> naf_mix_backward(Tensor grad, Tensor x, Tensor between,
-                                                                            Tensor norm_weight, Tensor norm_bias,
-                                                                            double eps, Tensor weight, Tensor kernel,
-                                                                            Tensor offset) {
+using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Six naf_mix_backward(Tensor grad, std::optional<Tensor> grad_means, Tensor x, Tensor between, Tensor norm_weight,
+                     Tensor norm_bias, double eps, Tensor weight, Tensor kernel, Tensor offset) {
   check(grad);
   const int64_t b = grad.size(0), c = grad.size(1), h = grad.size(2), w = grad.size(3);
   const int64_t pixels = h * w, size = c * pixels;
   Inputs in;
   const float *g = in.image(grad, b, c, h, w), *image = in.image(x, b, c, h, w);
   const float* from = in.image(between, b, 2 * c, h, w);
+  const float* by_means = grad_means ? in.weights(*grad_means, b * c) : nullptr;
   const Mix mix{c, h, w, {}, {}, in.weights(kernel, 18 * c), in.weights(offset, 2 * c)};
   const BackKernels& k = kernels();
   const Buffer grad_between(2 * b * size), kernels_of(b * 18 * c), offsets_of(b * 2 * c), sums_of(b * 2 * c);
@@ -161,8 +162,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> naf_mix_backward(Tens
     const Buffer scratch(k.depthwise_scratch(mix));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t sample = i / c, at = sample * size;
-      k.depthwise(mix, i % c, g + at, from + 2 * at, grad_between.get() + 2 * at, kernels_of.get() + sample * 18 * c,
-                  offsets_of.get() + sample * 2 * c, sums_of.get() + sample * 2 * c, scratch.get());
+      k.depthwise(mix, i % c, g + at, by_means ? by_means[i] / float(pixels) : 0.0f, from + 2 * at,
+                  grad_between.get() + 2 * at, kernels_of.get() + sample * 18 * c, offsets_of.get() + sample * 2 * c,
+                  sums_of.get() + sample * 2 * c, scratch.get());
     }
   });
   const Buffer turned(2 * c * c);

@@ -9,12 +9,6 @@ namespace vsr {
 namespace naf {
 namespace {
 
-float sum_of(Vector v) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
-}
-
 VSR_INLINE void add_to(float* sum, Vector v) { store(sum, load(sum) + v); }
 
 // ---- gradients of weights ----
@@ -307,8 +301,8 @@ int64_t mix_backward_step(const Mix& mix) { return mix.width + 2 + kLanes; }
 
 int64_t mix_backward_scratch(const Mix& mix) { return 2 * (mix.height + 2) * mix_backward_step(mix) + mix.width; }
 
-void mix_backward(const Mix& mix, int64_t channel, const float* grad, const float* between, float* grad_between,
-                  float* grad_kernel, float* grad_offset, float* sum, float* scratch) {
+void mix_backward(const Mix& mix, int64_t channel, const float* grad, float more, const float* between,
+                  float* grad_between, float* grad_kernel, float* grad_offset, float* sum, float* scratch) {
   const int64_t height = mix.height, width = mix.width, step = mix_backward_step(mix), size = (height + 2) * step;
   const int64_t pair[2] = {channel, channel + mix.channels};
   const int64_t plane_size = height * width;
@@ -327,15 +321,15 @@ void mix_backward(const Mix& mix, int64_t channel, const float* grad, const floa
     along_row(
         width,
         [&](int64_t at, bool inner) VSR_LAMBDA {
-          const Vector grads = load(g + at);
+          const Vector grads = load(g + at) + more;
           store(to_one + at, grads * (inner ? taps(rows[1], kernel_other, offset_other, at)
                                             : edge_taps(rows[1], kernel_other, offset_other, at, width)));
           store(to_other + at, grads * (inner ? taps(rows[0], kernel_one, offset_one, at)
                                               : edge_taps(rows[0], kernel_one, offset_one, at, width)));
         },
         [&](int64_t at) VSR_LAMBDA {
-          to_one[at] = g[at] * tap(rows[1], kernel_other, offset_other, at, width);
-          to_other[at] = g[at] * tap(rows[0], kernel_one, offset_one, at, width);
+          to_one[at] = (g[at] + more) * tap(rows[1], kernel_other, offset_other, at, width);
+          to_other[at] = (g[at] + more) * tap(rows[0], kernel_one, offset_one, at, width);
         });
   }
   for (int k = 0; k < 2; ++k) {

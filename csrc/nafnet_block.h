@@ -58,6 +58,12 @@ VSR_INLINE Vector inverse_root(Vector v) {
   return all(1.0f) / load(root);
 }
 
+VSR_INLINE float sum_of(Vector v) {
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += v[i];
+  return sum;
+}
+
 // Stores the first n of a strip's pixels.
 VSR_INLINE void store_some(float* to, Vector low, Vector high, int64_t n) {
   if (n >= kStrip) {

@@ -31,7 +31,7 @@ void share_out(int64_t batch, int64_t units, int64_t step, const Work& work) {
   });
 }
 
-std::tuple<Tensor, Tensor> naf_mix(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tensor weight,
+std::tuple<Tensor, Tensor, Tensor> naf_mix(Tensor x, Tensor norm_weight, Tensor norm_bias, double eps, Tensor weight,
                                    Tensor bias, Tensor kernel, Tensor offset, bool keep) {
   check(x);
   const int64_t b = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
@@ -43,12 +43,16 @@ std::tuple<Tensor, Tensor> naf_mix(Tensor x, Tensor norm_weight, Tensor norm_bia
   const Kernels& k = kernels();
   const Tensor out = empty({b, c, h, w}, x), between = keep ? empty({b, 2 * c, h, w}, x) : empty({0}, x);
   float *to = data(out), *kept = keep ? data(between) : nullptr;
+  const Buffer sums(b * c * h);
   share_out(b, h, 1 + 512 / w, [&](int64_t sample, int64_t first, int64_t last) {
     const Buffer scratch(k.mix_scratch(mix));
     k.mix(mix, from + sample * c * h * w, to + sample * c * h * w, keep ? kept + 2 * sample * c * h * w : nullptr,
-          first, last, scratch.get());
+          sums.get() + sample * c * h, first, last, scratch.get());
   });
-  return {out, between};
+  const Tensor means = empty({b, c, 1, 1}, x);
+  for (int64_t i = 0; i < b * c; ++i)
+    data(means)[i] = std::accumulate(sums.get() + i * h, sums.get() + (i + 1) * h, 0.0f) / float(h * w);
+  return {out, means, between};
 }
 
 std::tuple<Tensor, Tensor, Tensor> naf_feed(Tensor x, Tensor mixed, std::optional<Tensor> scale, Tensor narrow_weight,

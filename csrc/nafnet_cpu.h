@@ -41,7 +41,9 @@ struct Kernels {
   int64_t feed_pixels;                   // pixels that feed() is best called with a multiple of
 
   // Rows [first, last) of one sample. `between`: where the 2c channels before the depthwise convolution are kept, or null.
-  void (*mix)(const Mix&, const float* x, float* out, float* between, int64_t first, int64_t last, float* scratch);
+  // `sums` (c, h): of each row of the output.
+  void (*mix)(const Mix&, const float* x, float* out, float* between, float* sums, int64_t first, int64_t last,
+              float* scratch);
   // Pixels [first, last). `scale` (c) or null. `sum` keeps y, `between` the 2c channels before the gate, or they are null.
   void (*feed)(const Feed&, const float* x, const float* mixed, const float* scale, float* out, float* sum,
                float* between, int64_t first, int64_t last, float* scratch);
@@ -77,10 +79,11 @@ struct BackKernels {
   int64_t (*wide_scratch)(int64_t channels);
   void (*wide)(const WideBack&, const float* x, const float* grad, float* grad_x, int64_t first, int64_t last,
                float* sums, float* scratch);
-  // One channel of gate(depthwise3x3(.)): `between` and its gradient are (2c, h, w). Writes for channel and channel + c the
+  // One channel of gate(depthwise3x3(.)): `between` and its gradient are (2c, h, w). The gradient of the output is grad plus
+  // `more`, a number for the channel. Writes for channel and channel + c the
   // gradients of kernel (., 9), offset (.) and the sum of the gradient. Scratch: depthwise_scratch floats.
   int64_t (*depthwise_scratch)(const Mix&);
-  void (*depthwise)(const Mix&, int64_t channel, const float* grad, const float* between, float* grad_between,
+  void (*depthwise)(const Mix&, int64_t channel, const float* grad, float more, const float* between, float* grad_between,
                     float* grad_kernel, float* grad_offset, float* sum, float* scratch);
 };
 

@@ -76,7 +76,17 @@ void gate_row(int64_t width, const float* const (&one)[3], const float* const (&
       });
 }
 
-void mix(const Mix& mix, const float* x, float* out, float* between, int64_t first, int64_t last, float* scratch) {
+float sum_of_row(int64_t width, const float* row) {
+  Vector sums = {};
+  int64_t at = 0;
+  for (; at + kLanes <= width; at += kLanes) sums += load(row + at);
+  float sum = sum_of(sums);
+  for (; at < width; ++at) sum += row[at];
+  return sum;
+}
+
+void mix(const Mix& mix, const float* x, float* out, float* between, float* sums, int64_t first, int64_t last,
+         float* scratch) {
   const int64_t c = mix.channels, width = mix.width, rows = ring_rows(mix), step = ring_step(mix);
   float *strips = scratch, *ring = scratch + c * kTile;
   int64_t base = first - 1;  // the image's row that is row 0 of the ring
@@ -102,8 +112,10 @@ void mix(const Mix& mix, const float* x, float* out, float* between, int64_t fir
       for (int64_t row = next; row < filled - 1; ++row) {
         const float* one = ring + n * step + (row - base) * width;
         const float* other = one + c * step;
+        float* to = out + (n * mix.height + row) * width;
         gate_row(width, {one - width, one, one + width}, {other - width, other, other + width}, mix.kernel + 9 * n,
-                 mix.kernel + 9 * (n + c), mix.offset[n], mix.offset[n + c], out + (n * mix.height + row) * width);
+                 mix.kernel + 9 * (n + c), mix.offset[n], mix.offset[n + c], to);
+        sums[n * mix.height + row] = sum_of_row(width, to);
       }
     }
     next = filled - 1;

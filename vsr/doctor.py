@@ -74,7 +74,7 @@ def cases(device: torch.device) -> list[Case]:
     naf_block_cases: list[tuple[Any, tuple[Any, ...]]] = [
         (naf_block.mix_op, (x, *norm, *wide, *kernel, False)),
         (naf_block.feed_op, (x, grad, None, *narrow, residual, *norm, *wide, *narrow, residual, False)),
-        (naf_block.mix_backward_op, (grad, x, between, *norm, wide[0], *kernel)),
+        (naf_block.mix_backward_op, (grad, None, x, between, *norm, wide[0], *kernel)),
         (
             naf_block.feed_backward_op,
             (grad, x, None, *narrow, residual, *norm, wide[0], *narrow, residual, x, between),

@@ -184,8 +184,11 @@ class NAFBlock(nn.Module):
         """The same by two ops, each of which keeps an image's pixels in the cache from its first to its last layer."""
         conv2 = self.conv2
         depthwise = (conv2.kernel(), conv2.bias) if isinstance(conv2, DepthwiseOverConv2d) else pair(conv2)
-        mixed = fused.mix(x, self.norm1.settings(), pair(self.conv1), depthwise)
-        scale = None if self.sca is None else self.sca(mixed)
+        mixed, means = fused.mix(x, self.norm1.settings(), pair(self.conv1), depthwise)
+        if isinstance(self.sca, nn.Sequential) and isinstance(self.sca[0], nn.AdaptiveAvgPool2d):
+            scale = self.sca[1](means)
+        else:
+            scale = None if self.sca is None else self.sca(mixed)
         if scale is not None and scale.shape[-2:] != (1, 1):  # pooled locally
             mixed, scale = mixed * scale, None
         return fused.feed(

@@ -46,7 +46,7 @@ def _have_kernels() -> bool:
     return library.load("cpu", "naf_mix")
 
 
-def mix(x: Tensor, norm: Norm, wide: Pair, depthwise: Pair) -> Tensor:
+def mix(x: Tensor, norm: Norm, wide: Pair, depthwise: Pair) -> tuple[Tensor, Tensor]:
     """The first half up to its gate: norm, 1x1 convolution, 3x3 depthwise convolution, product of both halves.
 
     Args:
@@ -56,10 +56,10 @@ def mix(x: Tensor, norm: Norm, wide: Pair, depthwise: Pair) -> Tensor:
         depthwise: (2c, 1, 3, 3) and (2c,).
 
     Returns:
-        (b, c, h, w).
+        (b, c, h, w), and its channels' means, (b, c, 1, 1), which channel attention asks for.
     """
-    out: Tensor = mix_op(x, *norm, *wide, *depthwise, torch.is_grad_enabled())[0]
-    return out
+    out, means, _ = mix_op(x, *norm, *wide, *depthwise, torch.is_grad_enabled())
+    return out, means
 
 
 def feed(
@@ -143,7 +143,7 @@ def _kept(between: Tensor, keep: bool) -> Tensor:
     return between if keep else between.new_empty(0)
 
 
-@torch.library.custom_op("vsr::naf_mix", mutates_args=(), schema=f"({MIX}, bool keep) -> (Tensor, Tensor)")
+@torch.library.custom_op("vsr::naf_mix", mutates_args=(), schema=f"({MIX}, bool keep) -> (Tensor, Tensor, Tensor)")
 def mix_op(
     x: Tensor,
     norm_weight: Tensor,
@@ -154,11 +154,12 @@ def mix_op(
     kernel: Tensor,
     offset: Tensor,
     keep: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """``mix``, and with ``keep``, for the backward pass, the 2c channels before the depthwise convolution."""
     between = F.conv2d(_norm(x, norm_weight, norm_bias, eps), weight, bias)
     wide = F.conv2d(between, kernel, offset, padding=1, groups=len(kernel))
-    return _gate(wide).contiguous(), _kept(between, keep)
+    out = _gate(wide).contiguous()
+    return out, out.mean((2, 3), keepdim=True), _kept(between, keep)
 
 
 @torch.library.custom_op("vsr::naf_feed", mutates_args=(), schema=f"({FEED}, bool keep) -> (Tensor, Tensor, Tensor)")
@@ -190,11 +191,12 @@ def feed_op(
 @torch.library.custom_op(
     "vsr::naf_mix_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor between, Tensor norm_weight, Tensor norm_bias, float eps, Tensor weight,"
-    " Tensor kernel, Tensor offset) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor? grad_means, Tensor x, Tensor between, Tensor norm_weight, Tensor norm_bias,"
+    " float eps, Tensor weight, Tensor kernel, Tensor offset) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def mix_backward_op(
     grad: Tensor,
+    grad_means: Tensor | None,
     x: Tensor,
     between: Tensor,
     norm_weight: Tensor,
@@ -205,6 +207,8 @@ def mix_backward_op(
     offset: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, of the norm's weight and bias, (2, c), of weight, bias, kernel and offset."""
+    if grad_means is not None:
+        grad = grad + grad_means / (x.shape[2] * x.shape[3])
     wide = F.conv2d(between, kernel, offset, padding=1, groups=len(kernel))
     grad_between, grad_kernel, grad_offset = torch.ops.aten.convolution_backward(
         _gate_gradient(grad, wide),
@@ -268,9 +272,10 @@ def feed_backward_op(
 
 
 @mix_op.register_fake
-def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     b, c, h, w = x.shape
-    return x.new_empty(b, c, h, w), x.new_empty(b, 2 * c, h, w) if arguments[-1] else x.new_empty(0)
+    between = x.new_empty(b, 2 * c, h, w) if arguments[-1] else x.new_empty(0)
+    return x.new_empty(b, c, h, w), x.new_empty(b, c, 1, 1), between
 
 
 @feed_op.register_fake
@@ -281,7 +286,7 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @mix_backward_op.register_fake
-def _(grad: Tensor, x: Tensor, between: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _(grad: Tensor, grad_means: Tensor | None, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     weight, kernel, offset = arguments[-3:]
     c = x.shape[1]
     grad_x, grad_norm = x.new_empty(x.shape), x.new_empty(2, c)
@@ -298,18 +303,21 @@ def _(grad: Tensor, mixed: Tensor, scale: Tensor | None, *arguments: Any) -> tup
     return *images, *firsts, *wides, *(t.new_empty(t.shape) for t in (last, last_bias, gamma))
 
 
-def _mix_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _mix_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, norm_weight, norm_bias, ctx.eps, weight, _, kernel, offset, _ = inputs
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, norm_weight, norm_bias, weight, kernel, offset, output[1])
+    ctx.save_for_backward(x, norm_weight, norm_bias, weight, kernel, offset, output[2])
 
 
-def _mix_gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad is None:
+def _mix_gradients(
+    ctx: Any, grad: Tensor | None, grad_means: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad is None and grad_means is None:
         return (None,) * 9
     x, norm_weight, norm_bias, weight, kernel, offset, between = ctx.saved_tensors
-    gradients = mix_backward_op(grad, x, between, norm_weight, norm_bias, ctx.eps, weight, kernel, offset)
+    grad = torch.zeros_like(x) if grad is None else grad
+    gradients = mix_backward_op(grad, grad_means, x, between, norm_weight, norm_bias, ctx.eps, weight, kernel, offset)
     grad_x, grad_norm, *rest = gradients
     return grad_x, grad_norm[0], grad_norm[1], None, *rest, None
 
