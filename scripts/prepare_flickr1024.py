@@ -5,7 +5,7 @@
 
 ROOT holds Train, Validation and Test with NNNN_L.png and NNNN_R.png. There will be OUTPUT/patches_x4, patches of
 30x90 LQ pixels as iPASSR's (NNNNNN/{hr0,hr1,lr0,lr1}.png), and OUTPUT/val/Flickr1024 and OUTPUT/test/Flickr1024 with
-hr, lr_x2 and lr_x4; with --lmdb LMDBs of these names, several times as quick to write. --middlebury adds the patches
+hr, lr_x2 and lr_x4; with --lmdb LMDBs of these names, not hundreds of thousands of files. --middlebury adds the patches
 of Middlebury's 60 pairs, halved, before those of Flickr1024: what NAFSSR is trained on, 49020 patches at x4, 298143
 at x2. The same command goes on where it was interrupted.
 """

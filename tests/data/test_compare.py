@@ -104,6 +104,12 @@ def test_nothing_is_advised_where_nothing_is_won() -> None:
     assert "make_lmdb" not in text
 
 
+def test_one_root_of_both_is_made_into_one_lmdb() -> None:
+    found = comparison([20, 20, 4, 0.5], [30, 30, 30, 66], dataroot_gt="PATCHES", dataroot_lq="PATCHES")
+    text = "\n".join(advice(found, free_memory=int(200e9), cores=16))
+    assert "python scripts/make_lmdb.py PATCHES --encoding raw\n" in text
+
+
 def test_lmdbs_are_not_made_of_lmdbs() -> None:
     found = comparison([20, 20, 4, 0.5], [30, 30, 30, 66], io_backend={"type": "lmdb"})
     assert "make_lmdb.py FOLDERS --encoding raw raw" in "\n".join(advice(found, free_memory=int(200e9), cores=16))

@@ -161,3 +161,15 @@ def test_what_the_device_cannot_do_is_refused(images: np.ndarray) -> None:
     batch["gt"] = batch["gt"][:, 0]
     with pytest.raises(ValueError, match="expected a GT frame for each LQ frame for Degrade, got windows"):
         augment_batch([Degrade(stages=[{"type": "JPEG"}])], batch, (0,))
+
+
+def test_the_views_of_a_stereo_pair_are_degraded_alike() -> None:
+    view = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(3))
+    batch = {"gt": torch.cat([view, view], 1), "lq": torch.zeros(2, 6, 24, 32)}
+    stages = [stage for stage in SECOND_ORDER if stage["type"] != "Noise"]
+    lq = augment_batch([Degrade(stages=stages)], batch, (1, 2))["lq"]
+    assert lq.shape == (2, 6, 24, 32)
+    assert torch.equal(lq[:, :3], lq[:, 3:])
+    assert not torch.equal(lq[0], lq[1])
+    images = {"gt": view, "lq": torch.zeros(2, 3, 24, 32)}
+    torch.testing.assert_close(augment_batch([Degrade(stages=stages)], images, (1, 2))["lq"], lq[:, :3])

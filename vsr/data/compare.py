@@ -235,8 +235,9 @@ def _roots(section: DatasetOptions) -> str:
     roots = [arguments.get("dataroot_gt"), arguments.get("dataroot_lq")]
     if (arguments.get("io_backend") or {}).get("type") == "lmdb":
         return "FOLDERS"  # that the LMDBs in use were made of
-    return " ".join(str(root) for root in roots if root)
+    return " ".join(dict.fromkeys(str(root) for root in roots if root))  # patches of stereo pairs share one
 
 
 def _second(found: Comparison, encoding: str) -> str:
-    return f" {encoding}" if found.section.dataset.args.get("dataroot_lq") else ""
+    arguments = found.section.dataset.args
+    return f" {encoding}" if arguments.get("dataroot_lq") not in (None, arguments.get("dataroot_gt")) else ""

@@ -28,8 +28,9 @@ _SUPPORTED = (USM, BlurDown, GaussianBlur, RandomBlur, SincFilter, JPEG, Noise, 
 class Degrade(BatchAugment):
     """Make LQ from the GT of the batch, in place of the loader's LQ: the stages of ``degradations``, on the device.
 
-    For clips and images; borders of the crop are mirrored. Factors of RandomResize and the order of Shuffle are those
-    of the batch, all else that of each sample. FrameAverage and VideoCompression are left to the loader.
+    For clips, images and stereo pairs; borders of the crop are mirrored. Factors of RandomResize and the order of
+    Shuffle are those of the batch, all else that of each sample. FrameAverage and VideoCompression are left to the
+    loader.
 
     Args:
         stages: As in ``datasets.train.degradations``.
@@ -51,8 +52,8 @@ class Degrade(BatchAugment):
                 "Use datasets.train.degradations."
             )
         generator = torch.Generator(gt.device).manual_seed(int(rng.integers(2**62)))
-        frames = gt.shape[1] if gt.dim() == 5 else 1
-        images, size = 255 * gt.flatten(0, -4), (lq.shape[-2], lq.shape[-1])
+        images, size = 255 * gt.reshape(-1, 3, *gt.shape[-2:]), (lq.shape[-2], lq.shape[-1])
+        frames = len(images) // len(gt)  # of a stereo pair two
         for stage in self.stages:
             if isinstance(stage, USM):
                 images = sharpened(images, stage)
