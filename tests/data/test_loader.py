@@ -145,7 +145,7 @@ def test_a_data_set_is_built_from_its_section(write_clip: Any, caplog: pytest.Lo
     )
     dataset = build_dataset(section, scale=4, seed=7, key="train")
     assert (dataset.scale, dataset.seed, len(dataset)) == (4, 7, 3)
-    assert "datasets.train: VideoTrainDataset, 1 clips, 3 samples" in caplog.text
+    assert "datasets.train: VideoTrainDataset, 1 clips (a), 3 samples" in caplog.text
     loader = build_train_loader(dataset, section, TrainSampler(length=3, batch_size=2, num_batches=1), pin_memory=False)
     (batch,) = loader
     assert batch["lq"].shape == (2, 3, 3, 4, 4)

@@ -52,7 +52,8 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
         )
     if options.fingerprint is not None and dist.is_main():
         compared(dataset, options.fingerprint, key)
-    clips = f", {len(dataset.clip_names)} clips" if hasattr(dataset, "clip_names") else ""
+    names = getattr(dataset, "clip_names", ())  # which are trained and which validated on is the first thing to check
+    clips = f", {len(names)} clips ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})" if names else ""
     log.info("datasets.%s: %s%s, %d samples", key, options.dataset.type, clips, len(dataset))
     return dataset
 

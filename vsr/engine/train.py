@@ -12,6 +12,7 @@ import torch
 
 from vsr.config import Options, dump_options
 from vsr.data.loader import build_dataset, build_train_loader
+from vsr.data.overlap import shared_frames
 from vsr.data.sampler import TrainSampler
 from vsr.engine import checkpoint
 from vsr.engine.evaluate import EvaluationSet
@@ -160,11 +161,10 @@ def set_tf32(allowed: bool) -> None:
 
 def check_disjoint(train_set: Any, val_set: EvaluationSet) -> None:
     """Refuse to validate on frames that are trained on."""
-    shared = sorted(set(getattr(train_set, "gt_files", ())) & set(getattr(val_set.dataset, "gt_files", ())))
-    if shared:
+    if shared := shared_frames(train_set, val_set.dataset):
         raise ValueError(
-            f"datasets.{val_set.key}: expected frames that datasets.train does not hold, but they share {len(shared)}, "
-            f"{shared[0]} for one. Separate them by clips, exclude_clips or frames."
+            f"datasets.{val_set.key}: expected frames that datasets.train does not hold, but they share {shared}. "
+            "Separate them by clips, exclude_clips, val_partition or frames."
         )
 
 
