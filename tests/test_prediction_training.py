@@ -10,6 +10,7 @@ from kit import assert_same_run, run, validations, write_frames
 from vsr.config import load_options
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.engine.evaluate import EvaluationSet
+from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS
@@ -91,6 +92,14 @@ def test_a_run_stopped_and_continued_equals_one_that_was_not(
     # 20 frames, 8 places of t = 9 ... 16; three spread over them are 10, 13 and 15: their targets
     pictures = sorted(path.name for path in (whole / "visualization" / "val" / "2" / "S2_Box_1_(C1)").iterdir())
     assert pictures == ["0013.png", "0016.png", "0018.png"]
+
+    weights = whole / "models" / "net_g_2.pth"
+    run_test(load_options(option, ["name=tested", f"path.pretrain_network_g={weights}"]))
+    lines = (tmp_path / "results" / "tested" / "val.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines[1:]]
+    assert [row[0] for row in rows] == ["S2_Box_1_(C1)/0013", "S2_Box_1_(C1)/0016", "S2_Box_1_(C1)/0018"]
+    psnr = validations(whole)[2, "val"]["psnr"]  # of the same weights
+    assert np.mean([float(row[3]) for row in rows]) == pytest.approx(psnr, abs=1e-9)
 
 
 def test_the_baseline_of_a_prediction_is_that_nothing_moves(option: Path) -> None:

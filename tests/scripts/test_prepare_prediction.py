@@ -125,6 +125,8 @@ def test_humaneva_other_options_are_refused(humaneva: Path) -> None:
         prepare_humaneva(str(humaneva), quality=90, **arguments)
     with pytest.raises(ValueError, match="quality: expected 1 to 100, got 0"):
         prepare_humaneva(str(humaneva), quality=0, **arguments)
+    with pytest.raises(ValueError, match="root: expected HumanEva's folder, got the file"):
+        prepare_humaneva(str(humaneva / "train_list.csv"), **arguments)
     with pytest.raises(FileNotFoundError, match="root: expected an existing file or folder"):
         prepare_humaneva(str(humaneva / "nothing"), **arguments)
     with pytest.raises(ValueError, match="root: expected videos"):
@@ -268,6 +270,20 @@ def test_charades_frames_of_a_tar_are_moved_and_of_a_folder_linked_to(tmp_path: 
     write_video(tmp_path / "more" / "x.mp4", 3, code="mp4v")
     with pytest.raises(ValueError, match=r"same arguments, .*of: frames \(now videos\)"):
         prepare_charades(str(tmp_path / "more"), str(whole), workers=0)
+
+
+def test_folders_of_frames_keep_their_names_and_are_linked_to_where_they_are_now(tmp_path: Path) -> None:
+    for name in ("a.1", "a.2", "b c"):
+        (tmp_path / "frames" / name).mkdir(parents=True)
+        write_image(tmp_path / "frames" / name / "0.jpg", np.zeros((4, 4, 3), np.uint8))
+    made = tmp_path / "Charades" / "Charades_v1_480_img"
+    for place in ("frames", "moved"):
+        prepare_charades(str(tmp_path / place), str(tmp_path / "Charades"), workers=0)
+        assert {path.name: path.resolve() for path in made.iterdir() if path.is_dir()} == {
+            name: tmp_path / place / name for name in ("a.1", "a.2", "b c")
+        }
+        if place == "frames":
+            (tmp_path / "frames").rename(tmp_path / "moved")
 
 
 def tree_files(folder: Path) -> dict[str, str]:

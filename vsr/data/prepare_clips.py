@@ -53,6 +53,7 @@ class ClipJob:
         elif UNPACKED in self.source.parts:
             self.source.rename(self.target)
         else:
+            self.target.unlink(missing_ok=True)  # a link to what is no longer there
             self.target.symlink_to(self.source, target_is_directory=True)
 
 
@@ -78,6 +79,8 @@ def prepare_humaneva(
     """
     _check_quality(quality)
     folder = existing(root, "root")
+    if not folder.is_dir():
+        raise ValueError(f"root: expected HumanEva's folder, got the file '{root}'.")
     found = _videos(folder / "video" if (folder / "video").is_dir() else folder)
     if not found:
         raise ValueError(f"root: expected videos ({' '.join(VIDEO_SUFFIXES)}) in '{root}/video', got none.")
@@ -168,7 +171,9 @@ def _clips_among(names: Iterable[str], source: str) -> tuple[dict[str, str], str
     if "." in folders:
         raise ValueError(f"source: expected a folder of frames for each clip, got {folders['.']} in '{source}' itself.")
     below = sorted(videos or folders, key=natural_key)
-    found = named_once(below, lambda name: charades_name(stem(name).rpartition("/")[2]), root=source)
+    found = named_once(
+        below, lambda name: charades_name((stem(name) if videos else name).rpartition("/")[2]), root=source
+    )
     return found, "videos" if videos else "frames"
 
 
