@@ -156,6 +156,8 @@ def test_a_zip_is_unpacked_below_the_root(large: Path, tmp_path: Path) -> None:
     assert len(list((root / "GOPRO_Large" / "train").rglob("*.png"))) == 12
     prepare_gopro([str(archive)], root, grid=GRID)
     assert tree(root) == before
+    prepare_gopro([str(root)], root, grid=GRID)  # what was unpacked is found there, too
+    assert tree(root) == before
 
 
 def test_a_dry_run_of_gopro_writes_nothing(large: Path, tmp_path: Path) -> None:
@@ -245,8 +247,18 @@ def test_sidd_becomes_parts_with_nafnets_names_and_validation_blocks(sidd: Path)
     )
     assert val.keys == [f"{image:04d}_{block:02d}" for image in (1, 2) for block in (1, 2, 3)]
     before = tree(sidd)
-    assert prepare_sidd([str(sidd)], sidd, grid=GRID) == lines
-    assert tree(sidd) == before
+    for source in (sidd, sidd / "SIDD_Medium_Srgb"):  # the same images
+        assert prepare_sidd([str(source)], sidd, grid=GRID)[:3] == lines[:3]
+        assert tree(sidd) == before
+
+
+def test_a_clip_that_comes_later_is_added(large: Path, tmp_path: Path) -> None:
+    second = large / "train" / "GOPR0374_11_01"
+    second.rename(tmp_path / "kept")
+    assert f"{large}/train/sharp_crops: 12 parts of 2 images" in prepare_gopro([str(large)], large, grid=GRID)
+    (tmp_path / "kept").rename(second)
+    assert f"{large}/train/sharp_crops: 24 parts of 4 images" in prepare_gopro([str(large)], large, grid=GRID)
+    assert len(list((large / "train" / "blur_crops").glob("*.png"))) == 24
 
 
 def test_sidd_goes_into_lmdbs(sidd: Path, tmp_path: Path) -> None:

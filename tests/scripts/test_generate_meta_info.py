@@ -1,9 +1,13 @@
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from kit import ROOT
 
+from vsr.config import load_options
+from vsr.data.paired_image import PairedImageDataset
 from vsr.utils.images import write_image
 
 
@@ -28,3 +32,30 @@ def test_lists_lie_beside_their_roots_and_no_other_is_overwritten(
     assert errors.startswith("error: ")
     assert "expected no such file, or the same list, got another" in errors
     assert run_script("generate_meta_info.py", "hr", "--output", "a.txt", "b.txt")[0] == 2
+
+
+def test_nafnets_300_frames_of_reds_are_listed_as_its_option_files_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_script: Any
+) -> None:
+    """Every tenth frame of val_sharp as the archives have it, and its JPEG in val_blur_jpeg."""
+    monkeypatch.chdir(tmp_path)
+    options = load_options(ROOT / "options" / "test" / "NAFNet" / "nafnet_w64_reds.yml")
+    trained = load_options(ROOT / "options" / "train" / "NAFNet" / "nafnet_w64_reds.yml")
+    arguments = options.datasets["test"].dataset.args
+    assert trained.datasets["val"].dataset.args == arguments
+    for root, suffix in (("dataroot_gt", "png"), ("dataroot_lq", "jpg")):
+        for clip in ("000", "029"):
+            folder = Path(arguments[root]) / clip
+            folder.mkdir(parents=True)
+            for frame in range(100):
+                write_image(folder / f"{frame:08d}.{suffix}", np.zeros((8, 8, 3), np.uint8))
+    command = next(
+        line.lstrip("# ") + " " + following.lstrip("# ")
+        for line, following in pairwise((ROOT / "options/test/NAFNet/nafnet_w64_reds.yml").read_text().splitlines())
+        if "generate_meta_info.py" in line
+    )
+    assert command.startswith("python scripts/generate_meta_info.py ")
+    status, _, errors = run_script("generate_meta_info.py", *command.split()[2:])
+    assert status == 0, errors
+    dataset = PairedImageDataset(**arguments, scale=1)
+    assert dataset.keys == [f"{clip}/{frame:08d}" for clip in ("000", "029") for frame in range(9, 100, 10)]

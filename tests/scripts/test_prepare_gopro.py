@@ -77,6 +77,67 @@ def test_the_option_files_name_what_the_script_makes(
             assert len(PairedImageDataset(dataroot_gt=roots["dataroot_gt"], dataroot_lq=roots["dataroot_lq"], scale=1))
 
 
+NAFNET = """\
+name: NAFNet-GoPro-width32
+model_type: ImageRestorationModel
+scale: 1
+num_gpu: 8
+manual_seed: 10
+datasets:
+  train:
+    name: gopro-train
+    type: PairedImageDataset
+    dataroot_gt: ./datasets/GoPro/train/sharp_crops.lmdb
+    dataroot_lq: ./datasets/GoPro/train/blur_crops.lmdb
+    filename_tmpl: '{}'
+    io_backend: {type: lmdb}
+    gt_size: 32
+    use_flip: true
+    use_rot: true
+    use_shuffle: true
+    num_worker_per_gpu: 0
+    batch_size_per_gpu: 2
+    dataset_enlarge_ratio: 1
+    prefetch_mode: ~
+  val:
+    name: gopro-test
+    type: PairedImageDataset
+    dataroot_gt: ./datasets/GoPro/test/target.lmdb
+    dataroot_lq: ./datasets/GoPro/test/input.lmdb
+    io_backend: {type: lmdb}
+network_g: {type: NAFNetLocal, width: 4, enc_blk_nums: [1, 1], middle_blk_num: 1, dec_blk_nums: [1, 1]}
+path: {pretrain_network_g: ~, strict_load_g: true, resume_state: ~}
+train:
+  optim_g: {type: AdamW, lr: !!float 1e-3, weight_decay: 0., betas: [0.9, 0.9]}
+  scheduler: {type: TrueCosineAnnealingLR, T_max: 200000, eta_min: !!float 1e-7}
+  total_iter: 2
+  warmup_iter: -1 # no warm up
+  pixel_opt: {type: PSNRLoss, loss_weight: 1, reduction: mean}
+val:
+  val_freq: !!float 2
+  save_img: false
+  metrics:
+    psnr: {type: calculate_psnr, crop_border: 0, test_y_channel: false}
+    ssim: {type: calculate_ssim, crop_border: 0, test_y_channel: false}
+logger: {print_freq: 1, save_checkpoint_freq: !!float 5e3, use_tb_logger: true, wandb: {project: ~, resume_id: ~}}
+dist_params: {backend: nccl, port: 29500}
+"""
+
+
+def test_a_file_of_nafnets_own_keys_trains_on_the_lmdbs(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_script: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--crop_size", "48", "--step", "24", "--workers", "1", "--lmdb", "png")
+    status, _, errors = run_script("prepare_gopro.py", str(large), *arguments)
+    assert status == 0, errors
+    (tmp_path / "nafnet.yml").write_text(NAFNET)
+    train(load_options(tmp_path / "nafnet.yml"))
+    run_folder = tmp_path / "experiments" / "NAFNet-GoPro-width32"
+    assert sorted(history(run_folder)) == [1, 2]
+    assert [step for step, _ in validations(run_folder)] == [2]
+
+
 @pytest.mark.slow
 def test_an_lmdb_goes_on_after_a_kill(large: Path, tmp_path: Path) -> None:
     arguments = [str(large), "--crop_size", "48", "--step", "4", "--workers", "1", "--lmdb", "raw"]

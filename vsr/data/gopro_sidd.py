@@ -117,10 +117,10 @@ def _partners(sharp: Path, blurred: Path) -> dict[str, ImagePair]:
 
 
 class GoPro(NamedTuple):
-    """The pairs of a split by name, and the folders that they lie in if these are ``target`` and ``input``."""
+    """The pairs of a split by name, and the folders that hold its clips, or its folders input and target."""
 
     pairs: dict[str, ImagePair]
-    folders: set[tuple[Path, Path]]
+    folders: set[Path]
 
 
 def find_gopro(sources: Sequence[Path], *, gamma: bool = False) -> dict[str, GoPro]:
@@ -164,7 +164,7 @@ def find_gopro(sources: Sequence[Path], *, gamma: bool = False) -> dict[str, GoP
                     "Name the folder of the one or the other as the source."
                 )
             there.pairs.update(pairs)
-            there.folders.add(roots)
+            there.folders.add(folder.parent if clip else folder)
     found = {split: found[split] for split in GOPRO_PAIRS if split in found and found[split].pairs}
     if not found:
         raise ValueError(
@@ -218,7 +218,7 @@ def prepare_gopro(
     for split, found in find_gopro(folders, gamma=gamma).items():
         if len(found.pairs) != GOPRO_PAIRS[split]:
             lines.append(f"note: {split} has {len(found.pairs)} pairs; the official set has {GOPRO_PAIRS[split]}")
-        common = Path(os.path.commonpath([path for pair in found.folders for path in pair]))
+        common = Path(os.path.commonpath(found.folders))
         if split == "train":
             plan = plan_cuts(found.pairs, grid)
             places = (root / "train" / "sharp_crops", root / "train" / "blur_crops")
@@ -362,7 +362,7 @@ def prepare_sidd(
     lines = []
     if len(pairs) != SIDD_PAIRS:
         lines.append(f"note: train has {len(pairs)} pairs; SIDD Medium has {SIDD_PAIRS}")
-    common = Path(os.path.commonpath(folders))
+    common = Path(os.path.commonpath([pair.lq.parent.parent for pair in pairs.values()]))  # Data
     places = (root / "train" / "gt_crops", root / "train" / "input_crops")
     outputs = [Output(cuts, place, common) for cuts, place in zip(plan_cuts(pairs, grid), places, strict=True)]
     lines += write_cuts(outputs, grid, lmdb=lmdb, workers=workers, dry_run=dry_run)
