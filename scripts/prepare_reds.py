@@ -2,6 +2,7 @@
 
     python scripts/prepare_reds.py --root datasets/REDS
     python scripts/prepare_reds.py --root datasets/REDS --download --lmdb tiles
+    python scripts/prepare_reds.py --root datasets/REDS --flow dis
 
 The root holds the official zip archives (train_sharp.zip ...) or what any tool has unpacked from them, nested or flat.
 Nothing of it is moved, changed or removed: all that is written goes into OUTPUT. There, the clips 000 to 029 of val
@@ -17,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # vsr need not be installed
 from vsr.data.encodings import ENCODINGS
 from vsr.data.prepare import script_arguments
 from vsr.data.reds_files import SERVERS, SUBSETS, SUPER_RESOLUTION
-from vsr.data.reds_preparation import REGROUP, RedsOptions, option_lines, prepare_reds
+from vsr.data.reds_preparation import REGROUP, Reds, RedsOptions, option_lines, prepare_reds
+from vsr.engine.generate_flow import METHODS, generate_flow
 from vsr.utils import logs
 
 
@@ -43,9 +45,27 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--reds4", action="store_true", help="also make REDS4/GT and its like with 000, 011, 015, 020")
     parser.add_argument("--lmdb", choices=ENCODINGS, help="also make an LMDB of each folder")
+    parser.add_argument(
+        "--flow", choices=METHODS, help="also make the optical flow of the sharp LQ frames; see generate_flow.py"
+    )
+    parser.add_argument("--flow_weights", metavar="FILE", help="of raft: raft-small.pth")
     parser.add_argument("--allow_incomplete", action="store_true", help="use the complete clips where some are missing")
     script_arguments(parser)
-    return parser.parse_args()
+    given = parser.parse_args()
+    if (given.flow == "raft") != (given.flow_weights is not None):
+        parser.error("--flow raft needs --flow_weights, and nothing else does")
+    return given
+
+
+def make_flows(reds: Reds, given: argparse.Namespace) -> dict[str, Path]:
+    """Make the flow of every folder of sharp LQ frames, and return where it is."""
+    return {
+        name: generate_flow(
+            str(reds.folder / name), method=given.flow, weights=given.flow_weights, workers=given.workers
+        ).folder
+        for name in reds.sets
+        if "sharp_bicubic" in name
+    }
 
 
 def main() -> int:
@@ -60,13 +80,15 @@ def main() -> int:
             server=given.server,
             regroup=given.regroup,
             reds4=given.reds4,
+            needed=("train_sharp_bicubic",) if given.flow else (),
             lmdb=given.lmdb,
             allow_incomplete=given.allow_incomplete,
         )
         reds = prepare_reds(options, workers=given.workers, dry_run=given.dry_run)
         if not given.dry_run:
-            print(option_lines(reds), end="")
-    except (ValueError, OSError) as error:
+            flows = make_flows(reds, given) if given.flow else {}
+            print(option_lines(reds, flows.get("train_sharp_bicubic/X4")), end="")
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

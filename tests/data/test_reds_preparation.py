@@ -14,6 +14,7 @@ from vsr.data.lmdb_storage import LmdbStorage
 from vsr.data.reds_files import ARCHIVES, SUBSETS, clips_below, clips_in_archive
 from vsr.data.reds_preparation import RedsOptions, option_lines, prepare_reds
 from vsr.data.video import VideoTestDataset
+from vsr.registry import DATASETS
 
 SIZES = {"sharp": (16, 24), "sharp_bicubic": (4, 6), "blur": (16, 24), "blur_bicubic": (4, 6)}
 
@@ -123,6 +124,9 @@ def test_archives_become_sets_that_a_data_set_reads(tmp_path: Path) -> None:
 
     written = yaml.safe_load(option_lines(reds))
     assert written["scale"] == 4
+    train = written["datasets"]["train"]
+    data = DATASETS.get(train.pop("type"))(**train, scale=4, num_frame=3, gt_size=16)
+    assert data.clip_names == [f"{clip:03d}" for clip in range(23) if clip not in (0, 11, 15, 20)]
     val = {key: value for key, value in written["datasets"]["val"].items() if key != "type"}
     for lmdb in (True, False):
         if not lmdb:
@@ -181,8 +185,9 @@ def test_what_is_missing_is_said_with_the_archive_that_has_it(tmp_path: Path) ->
     assert "train_sharp: 1 of 21 clips are missing (017); they are in train_sharp.zip" in str(caught.value)
     assert f"{folder / '004'}: expected 100 frames, got 99; they are in train_sharp.zip" in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"val_sharp: is missing; they are in val_sharp\.zip"):
-        prepare_reds(RedsOptions(root=str(tmp_path), subsets=["val_sharp"]), workers=0)
+    for choice in ({"subsets": ["val_sharp"]}, {"needed": ["val_sharp"]}):
+        with pytest.raises(ValueError, match=r"val_sharp: is missing; they are in val_sharp\.zip"):
+            prepare_reds(RedsOptions(root=str(tmp_path), **choice), workers=0)  # type: ignore[arg-type]
     reds = prepare_reds(RedsOptions(root=str(tmp_path), allow_incomplete=True, output=str(tmp_path / "o")), workers=0)
     names = [f"{clip:03d}" for clip in range(21) if clip not in (4, 17)]
     assert {name: list(clips) for name, clips in reds.sets.items()} == {

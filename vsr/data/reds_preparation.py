@@ -65,6 +65,7 @@ class RedsOptions:
         reds4: Make the folder REDS4, too.
         lmdb: Encoding of an LMDB for each folder: png, tiles or raw; None: no LMDB.
         allow_incomplete: Use the complete clips where others are missing.
+        needed: Subsets that must be among what is there.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -79,6 +80,7 @@ class RedsOptions:
     reds4: bool = False
     lmdb: str | None = None
     allow_incomplete: bool = False
+    needed: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for argument, values, known in (
@@ -170,7 +172,7 @@ def _download(root: Path, subsets: Sequence[str], server: str, *, dry_run: bool)
 def _sets(root: Path, options: RedsOptions, asked: Sequence[str], *, dry_run: bool) -> dict[str, dict[str, Found]]:
     """Return the clips as they will be arranged; a dry run tells of them, a real one unpacks them."""
     clips = _gather(root, options.folder, asked, dry_run=dry_run)
-    wanted = asked or tuple(clips)
+    wanted = tuple(dict.fromkeys((*(asked or clips), *options.needed)))
     clips = _verified({subset: clips[subset] for subset in wanted if subset in clips}, wanted, options, tell=dry_run)
     return _arranged(clips, regroup=options.regroup != "none", tell=dry_run)
 
@@ -342,15 +344,20 @@ def _lmdb(folder: Path, name: str, sets: Mapping[str, Mapping[str, Found]], enco
 # --- lines for option files ----------------------------------------------------------------------
 
 
-def option_lines(reds: Reds) -> str:
-    """Return the data sets for an option file, one pair for each kind of LQ frames."""
+def option_lines(reds: Reds, flow: Path | None = None) -> str:
+    """Return the data sets for an option file, one pair for each kind of LQ frames.
+
+    Args:
+        reds: What was prepared.
+        flow: Root of the flow of train's clips; None: there is none.
+    """
     if "train_sharp" not in reds.sets:
         return ""
     kinds: list[str | None] = [name for name in reds.sets if name.startswith("train_") and name != "train_sharp"]
-    return "\n".join(_pair(reds, name) for name in kinds or [None])
+    return "\n".join(_pair(reds, name, flow) for name in kinds or [None])
 
 
-def _pair(reds: Reds, lq: str | None) -> str:
+def _pair(reds: Reds, lq: str | None, flow: Path | None) -> str:
     """Return the lines of training and validation on REDS4 for one kind of LQ frames."""
     low = lq is None or "bicubic" in lq
     roots = {"dataroot_gt": "train_sharp", **({"dataroot_lq": lq} if lq is not None else {})}
@@ -359,6 +366,8 @@ def _pair(reds: Reds, lq: str | None) -> str:
     parts = [f"# {lq or 'LQ is made from GT'}", f"scale: {4 if low else 1}", "datasets:", "  train:"]
     parts += ["    type: REDSDataset", *lines, f"    meta_info_file: {quoted(reds.folder / 'meta_info_REDS_GT.txt')}"]
     parts += ["    val_partition: REDS4"]
+    if flow is not None and low:
+        parts += [f"    dataroot_flow: {quoted(flow)}"]
     if all(clip in reds.sets["train_sharp"] for clip in REDS4):
         parts += ["  val:", "    type: VideoTestDataset", *lines]
         parts += [f"    meta_info_file: {quoted(reds.folder / 'meta_info_REDS4_test_GT.txt')}"]
