@@ -4,19 +4,29 @@
     python benchmarks/data.py --video FILE.mp4   with the frames of a video, 1280x720, in place of made ones
 
 REDS's geometry: GT 1280x720, LQ 320x180, a sample is a window of 5 LQ crops of 64 and the GT crop of 256 of its centre,
-as float32. One process, one thread, the page cache warm (everything is read before the first timing), the order
-shuffled, the storages in turns of about 60 ms each; processor time, the fastest turn counts.
+as float32. One process, one thread, the order shuffled.
+
+Warm: everything is read before the first timing; the storages in turns of about 60 ms each, processor time, the fastest
+turn counts. Cold: the page cache is rid of all files of a storage (posix_fadvise), then one sample is drawn of each clip;
+wall clock, the median of the turns; '-' where the pages stay all the same (tmpfs), which mincore tells. The host of a
+virtual machine may still hold them. Cold is what the first epoch costs, and each epoch of a set larger than the memory.
 
 Claims: tiles are at least 5 times as fast as a plain loader of the same PNG files, at no more bytes; raw 40 times;
 files as fast as the plain loader.
 """
 
 import argparse
+import ctypes
+import gc
+import mmap
+import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +42,8 @@ from vsr.data.storage import DiskStorage  # noqa: E402
 from vsr.registry import DATASETS  # noqa: E402
 
 SECONDS = 0.06  # of a turn
+COLD_TURNS = 5
+STILL_WARM = 0.05  # share of the bytes that may stay in the page cache of a storage that is called cold
 STORAGES = {
     "png": ("png", "png"),
     "tiles": ("tiles", "raw"),
@@ -104,6 +116,46 @@ def floats(dataset: Any) -> Callable[[tuple[int, int]], Any]:
     return sample
 
 
+def drop(files: list[Path]) -> float:
+    """Ask the system to forget the content of files; return the share of their bytes that it has kept."""
+    kept = total = 0
+    libc = ctypes.CDLL(None)
+    for path in files:
+        with path.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            os.fsync(file.fileno())  # what is not written yet is not dropped
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
+            with mmap.mmap(
+                file.fileno(), length, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE
+            ) as view:
+                start = ctypes.c_char.from_buffer(view)
+                libc.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(length), pages)
+                del start
+            kept, total = kept + sum(page & 1 for page in pages), total + len(pages)
+    return kept / max(1, total)
+
+
+def cold_seconds(build: Callable[[], Any], files: list[Path], clips: int, frames: int) -> float | None:
+    """Return the wall time of a sample whose pages are not in memory; None if they cannot be dropped."""
+    rng, times = np.random.default_rng(2), []
+    for turn in range(COLD_TURNS):
+        gc.collect()  # no array may hold an LMDB open: pages that are mapped are not dropped
+        if drop(files) > STILL_WARM:
+            return None
+        get = build()
+        began = time.perf_counter()
+        for clip in range(clips):
+            get((clip * frames + int(rng.integers(frames)), turn))
+        times.append((time.perf_counter() - began) / clips)
+        del get
+    return statistics.median(times)
+
+
+def _text(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.2f}"
+
+
 def size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
@@ -127,24 +179,28 @@ def main() -> None:
 
 def measure(folder: Path, given: argparse.Namespace) -> None:
     write_frames(folder, given.clips, given.frames, given.video)
-    gt_bytes = {"plain": size(folder / "gt"), "disk": size(folder / "gt")}
-    lq_bytes = {"plain": size(folder / "lq"), "disk": size(folder / "lq")}
     common = {"type": "VideoTrainDataset", "scale": 4, "num_frame": 5, "gt_size": 256}
-    gets: dict[str, Callable[[tuple[int, int]], Any]] = {"plain": PlainLoader(folder, given.frames).__getitem__}
-    disk = DATASETS.build({**common, "dataroot_gt": str(folder / "gt"), "dataroot_lq": str(folder / "lq")})
-    gets["disk"] = floats(disk)
+    roots = {"plain": (folder / "gt", folder / "lq"), "disk": (folder / "gt", folder / "lq")}
     for name, encodings in STORAGES.items():
-        roots = {}
-        for root, encoding in zip(("gt", "lq"), encodings, strict=True):
-            target = folder / f"{root}_{encoding}.lmdb"
+        roots[name] = (folder / f"gt_{encodings[0]}.lmdb", folder / f"lq_{encodings[1]}.lmdb")
+        for root, target, encoding in zip(("gt", "lq"), roots[name], encodings, strict=True):
             if not target.exists():
                 make_lmdb(Recipe(str(folder / root), str(target), encoding), verify="none")
-            roots[f"dataroot_{root}"] = str(target)
-        gets[name] = floats(DATASETS.build({**common, **roots, "io_backend": {"type": "lmdb"}}))
-        gt_bytes[name], lq_bytes[name] = (size(Path(root)) for root in roots.values())
-    gets["raw, uint8 out"] = DATASETS.build({**common, **roots, "io_backend": {"type": "lmdb"}}).__getitem__
-    gt_bytes["raw, uint8 out"], lq_bytes["raw, uint8 out"] = gt_bytes["raw"], lq_bytes["raw"]
+    roots["raw, uint8 out"] = roots["raw"]
 
+    def build(name: str) -> Callable[[tuple[int, int]], Any]:
+        if name == "plain":
+            return PlainLoader(folder, given.frames).__getitem__
+        gt, lq = map(str, roots[name])
+        dataset = DATASETS.build({**common, "dataroot_gt": gt, "dataroot_lq": lq})
+        return dataset.__getitem__ if name == "raw, uint8 out" else floats(dataset)
+
+    def files(name: str) -> list[Path]:
+        return [path for root in roots[name] for path in root.rglob("*") if path.is_file()]
+
+    cold = {name: cold_seconds(partial(build, name), files(name), given.clips, given.frames) for name in roots}
+    gets = {name: build(name) for name in roots}
+    gt_bytes, lq_bytes = ({name: size(both[i]) for name, both in roots.items()} for i in (0, 1))
     for file in folder.rglob("*"):  # warm: everything is in the page cache
         if file.is_file():
             file.read_bytes()
@@ -167,12 +223,16 @@ def measure(folder: Path, given: argparse.Namespace) -> None:
             if turn < 3:  # the first turns only tell how many samples fit into one
                 count[name], fastest[name] = max(1, round(SECONDS / fastest[name])), float("inf")
     print(f"{total} frames, warm, shuffled, one thread, processor time, best of {given.turns} turns")
-    print("| storage | GT, MB a frame | GT + LQ, of plain | ms a sample | times plain |\n|---|---|---|---|---|")
+    print(
+        "| storage | GT, MB a frame | GT + LQ, of plain | warm, ms a sample | times plain | cold, ms a sample |\n"
+        "|---|---|---|---|---|---|"
+    )
     whole = gt_bytes["plain"] + lq_bytes["plain"]
     for name, seconds in fastest.items():
         print(
             f"| {name} | {gt_bytes[name] / total / 1e6:.3f} | {(gt_bytes[name] + lq_bytes[name]) / whole:.2f} "
-            f"| {1000 * seconds:.2f} | {fastest['plain'] / seconds:.1f} |"
+            f"| {1000 * seconds:.2f} | {fastest['plain'] / seconds:.1f} "
+            f"| {_text(cold[name])} |"
         )
 
 
