@@ -7,7 +7,7 @@ REDS's geometry: GT 1280x720, LQ 320x180, a sample is a window of 5 LQ crops of 
 as float32. One process, one thread, the order shuffled.
 
 Warm: everything is read before the first timing; the storages in turns of about 60 ms each, processor time, the fastest
-turn counts. Cold: the page cache is rid of all files of a storage (posix_fadvise), then one sample is drawn of each clip;
+turn counts. Cold: the page cache is rid of a storage's files (posix_fadvise), then one sample is drawn of each clip;
 wall clock, the median of the turns; '-' where the pages stay all the same (tmpfs), which mincore tells. The host of a
 virtual machine may still hold them. Cold is what the first epoch costs, and each epoch of a set larger than the memory.
 
