@@ -77,17 +77,6 @@ void add_outer(int64_t rows, int64_t columns, int64_t strips, const float* of_ro
   });
 }
 
-// Copies strips of a tile to pixels [first, first + n) of an image.
-void scatter(int64_t channels, int64_t step, const float* strips, int64_t first, int64_t n, float* image) {
-  for (int64_t c = 0; c < channels; ++c) {
-    float* to = image + c * step + first;
-    for (int64_t done = 0; done < n; done += kStrip) {
-      const float* from = strips + done * channels + c * kStrip;
-      store_some(to + done, load(from), load(from + kLanes), n - done);
-    }
-  }
-}
-
 // Adds each channel of a tile up: sums (channels, kLanes).
 void add_channels(int64_t channels, int64_t strips, const float* from, float* sums) {
   for (int64_t s = 0; s < strips; ++s)

@@ -32,7 +32,6 @@ constexpr int kLanes = 4, kRows = 6;
 #endif
 constexpr int kStrip = 2 * kLanes;
 constexpr int64_t kTile = 128;                    // pixels whose strips are worked on together
-constexpr int64_t kStrips = kTile / kStrip;
 constexpr int64_t kWeightBytes = 96 << 10;        // weights that stay in the second-level cache for a tile
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
@@ -151,15 +150,9 @@ VSR_INLINE void with_constant(int64_t m, const Work& work) {
   work.template operator()<M>();
 }
 
-struct Nothing {
-  VSR_INLINE void operator()(int64_t) const {}
-};
-
-// Rows [begin, end) of matrix (., k) times a strip; done(row, low, high) gets each row's product plus its bias. soon(row)
-// comes before that: where done will read what is not in the cache, it should be asked for.
-template <typename Done, typename Soon = Nothing>
-VSR_INLINE void product(const Matrix& matrix, int64_t begin, int64_t end, int64_t k, const float* strip,
-                        const Done& done, const Soon& soon = {}) {
+// Rows [begin, end) of matrix (., k) times a strip; done(row, low, high) gets each row's product plus its bias.
+template <typename Done>
+VSR_INLINE void product(const Matrix& matrix, int64_t begin, int64_t end, int64_t k, const float* strip, const Done& done) {
   in_blocks<kRows>(begin, end, [&](int64_t first, int64_t number) VSR_LAMBDA {
     with_constant<kRows>(number, [&]<int M>() VSR_LAMBDA {
       const float* rows[M];
@@ -167,7 +160,6 @@ VSR_INLINE void product(const Matrix& matrix, int64_t begin, int64_t end, int64_
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
         rows[i] = matrix.weight + (first + i) * k;
-        soon(first + i);
         sum[i][0] = sum[i][1] = all(matrix.bias ? matrix.bias[first + i] : 0.0f);
       }
       multiply<M>(k, rows, strip, sum);
@@ -219,6 +211,17 @@ void gather(int64_t channels, int64_t step, const float* image, const float* sca
       float* to = strips + done * channels + c * kStrip;
       store(to, low * factor);
       store(to + kLanes, high * factor);
+    }
+  }
+}
+
+// Copies strips of a tile to pixels [first, first + n) of an image.
+void scatter(int64_t channels, int64_t step, const float* strips, int64_t first, int64_t n, float* image) {
+  for (int64_t c = 0; c < channels; ++c) {
+    float* to = image + c * step + first;
+    for (int64_t done = 0; done < n; done += kStrip) {
+      const float* from = strips + done * channels + c * kStrip;
+      store_some(to + done, load(from), load(from + kLanes), n - done);
     }
   }
 }

@@ -127,49 +127,49 @@ void mix(const Mix& mix, const float* x, float* out, float* between, float* sums
 
 // ---- feed ----
 
-int64_t feed_scratch(const Feed& feed) { return 3 * feed.channels * kTile; }
+int64_t feed_scratch(const Feed& feed) { return 5 * feed.channels * kTile; }
 
+// Images are read and written in rows of a tile, never straight from a product: its rows are a whole image apart.
 void feed_tile(const Feed& feed, const float* x, const float* mixed, const float* scale, float* out, float* sum,
                float* between, int64_t first, int64_t n, float* scratch) {
   const int64_t c = feed.channels, step = feed.pixels, number = (n + kStrip - 1) / kStrip;
-  float *left = scratch, *right = left + c * kTile, *added = right + c * kTile;
+  float *left = scratch, *right = left + c * kTile, *added = right + c * kTile, *pairs = added + c * kTile;
   gather(c, step, mixed, scale, first, n, left);
+  gather(c, step, x, nullptr, first, n, added);
   in_shares(c, c, number, [&](int64_t begin, int64_t end, int64_t s) VSR_STAGE {
     float* to = added + s * c * kStrip;
-    const int64_t some = n - s * kStrip, at = first + s * kStrip;
     product(feed.narrow, begin, end, c, left + s * c * kStrip, [&](int64_t row, Vector low, Vector high) VSR_LAMBDA {
-      Vector x_low, x_high;
-      load_some(x + row * step + at, x_low, x_high, some);
-      low = x_low + feed.beta[row] * low;
-      high = x_high + feed.beta[row] * high;
-      store(to + row * kStrip, low);
-      store(to + row * kStrip + kLanes, high);
-      if (sum) store_some(sum + row * step + at, low, high, some);
-    }, [&](int64_t row) VSR_LAMBDA { __builtin_prefetch(x + row * step + at); });
+      float* at = to + row * kStrip;
+      store(at, load(at) + feed.beta[row] * low);
+      store(at + kLanes, load(at + kLanes) + feed.beta[row] * high);
+    });
   });
+  if (sum) scatter(c, step, added, first, n, sum);
   for (int64_t s = 0; s < number; ++s) normalise(feed.norm, c, added + s * c * kStrip, left + s * c * kStrip);
   in_shares(c, 2 * c, number, [&](int64_t begin, int64_t end, int64_t s) VSR_STAGE {
-    float* to = right + s * c * kStrip;
-    const int64_t some = n - s * kStrip, at = first + s * kStrip;
+    float *to = right + s * c * kStrip, *kept = pairs + 2 * s * c * kStrip;
     product_of_pairs(feed.wide, begin, end, c, c, left + s * c * kStrip,
                      [&](int64_t row, Vector low, Vector high, Vector other_low, Vector other_high) VSR_LAMBDA {
                        store(to + row * kStrip, low * other_low);
                        store(to + row * kStrip + kLanes, high * other_high);
                        if (between) {
-                         store_some(between + row * step + at, low, high, some);
-                         store_some(between + (row + c) * step + at, other_low, other_high, some);
+                         store(kept + row * kStrip, low);
+                         store(kept + row * kStrip + kLanes, high);
+                         store(kept + (row + c) * kStrip, other_low);
+                         store(kept + (row + c) * kStrip + kLanes, other_high);
                        }
                      });
   });
+  if (between) scatter(2 * c, step, pairs, first, n, between);
   in_shares(c, c, number, [&](int64_t begin, int64_t end, int64_t s) VSR_STAGE {
-    const float* from = added + s * c * kStrip;
-    const int64_t some = n - s * kStrip, at = first + s * kStrip;
+    float* to = added + s * c * kStrip;
     product(feed.last, begin, end, c, right + s * c * kStrip, [&](int64_t row, Vector low, Vector high) VSR_LAMBDA {
-      low = load(from + row * kStrip) + feed.gamma[row] * low;
-      high = load(from + row * kStrip + kLanes) + feed.gamma[row] * high;
-      store_some(out + row * step + at, low, high, some);
+      float* at = to + row * kStrip;
+      store(at, load(at) + feed.gamma[row] * low);
+      store(at + kLanes, load(at + kLanes) + feed.gamma[row] * high);
     });
   });
+  scatter(c, step, added, first, n, out);
 }
 
 void feed(const Feed& feed, const float* x, const float* mixed, const float* scale, float* out, float* sum,
