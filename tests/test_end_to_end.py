@@ -170,6 +170,27 @@ def test_test_writes_pictures_csv_and_report(tiny: Path, tmp_path: Path) -> None
     assert report.count("data:image/png;base64,") >= 6
 
 
+def test_a_test_says_which_data_its_figures_are_of_and_warns_if_others_are_meant(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(options_of(tiny, "train.total_iter=2"))
+    meant = "v1-9-32x48-none-0123456789abcdef"
+    with caplog.at_level("INFO"):
+        run_test(options_of(tiny, f"datasets.val.fingerprint={meant}"))
+    root = tmp_path / "results" / "tiny"
+    header, first, *_ = (root / "val.csv").read_text().splitlines()
+    found = first.rpartition(",")[2]
+    assert header.endswith(",fingerprint")
+    assert found.startswith("v1-9-32x48-none-")
+    assert f"data of val: {found}" in caplog.text
+    assert f"val: {found}" in (root / "report.html").read_text(encoding="utf-8")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any(
+        f"datasets.val: fingerprint: expected {meant}, got {found}: the same number and sizes, but other" in text
+        for text in warnings
+    )
+
+
 @pytest.mark.parametrize(
     "launcher",
     [
