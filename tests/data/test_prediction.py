@@ -452,6 +452,16 @@ def test_a_real_video_gives_the_same_samples_from_every_container(
         )  # fmt: skip
         assert dataset.keys == [f"S1_Box_1_(C1)/{i:08d}" for i in range(20, FRAMES)]
         found[kind] = dataset[2]
+    (roots["avi"] / "image").mkdir()  # and an LMDB of the videos goes before it
+    make_lmdb(Recipe(str(roots["avi"] / "video"), str(roots["avi"] / "video.lmdb"), "raw"))
+    for root in (roots["avi"], roots["avi"] / "video.lmdb"):
+        found[f"videos in {root.name}"] = HumanEvaDataset(
+            dataroot=str(root), partition="test", input_size=4, frame_interval=5, W=64, H=36,
+            io_backend={"type": "lmdb"},
+        )[2]  # fmt: skip
+    found["folder of clips"] = HumanEvaDataset(
+        dataroot=str(roots["png"] / "image"), partition="test", input_size=4, frame_interval=5, W=64, H=36
+    )[2]
     expected = [cv2.resize(pictures[2 + 5 * i], (64, 36), interpolation=cv2.INTER_AREA)[..., ::-1] for i in range(5)]
     for kind, sample in found.items():
         sequence = torch.cat([sample["lq"], sample["gt"][None]]).permute(0, 2, 3, 1).numpy()

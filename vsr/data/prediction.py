@@ -181,8 +181,8 @@ class _NextFrames(Dataset[Sample]):
     def _chosen(self, dataroot: str, meta_info_file: str | None, io_backend: Mapping[str, Any] | None) -> list[Clip]:
         """Return the partition's clips in natural order of their names, videos decoded."""
         root = existing(dataroot, "dataroot")
-        lmdbs = ("{}.lmdb", "{}") if (io_backend or {}).get("type") == "lmdb" else ("{}",)
-        below = [root / name.format(folder) for folder in self.folders for name in lmdbs]
+        lmdbs = [f"{folder}.lmdb" for folder in self.folders if (io_backend or {}).get("type") == "lmdb"]
+        below = [root / name for name in (*lmdbs, *self.folders)]
         place = next((path for path in below if path.exists()), root)
         found = self.storage.clips(str(place), "dataroot")
         by_name = named_once(found, self.own_name, root=place)

@@ -36,7 +36,7 @@ class VideoModel(RestorationModel):
         if temporal == "window" and not whole_clip and shape[0] != window:
             raise ValueError(
                 f"{where}.num_frame: expected {window}, the window of network_g ({name}), got {shape[0]}. "
-                "Make the two equal."
+                "Make the two equal (sets for prediction call it input_size)."
             )
         centre = getattr(network, "center_frame_idx", shape[0] // 2)
         if temporal == "window" and not whole_clip and centre != shape[0] // 2:
