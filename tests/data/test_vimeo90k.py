@@ -89,10 +89,27 @@ def test_lists_of_basicsr_and_of_the_archive_choose(vimeo: Path, line: str) -> N
         assert build(kind, **roots(vimeo), meta_info_file=str(listed)).clip_names == [CLIPS[0], CLIPS[3]]
 
 
-def test_without_any_list_all_septuplets_are_taken(vimeo: Path) -> None:
+def test_basicsrs_list_is_the_archives_where_it_is_not_at_hand(vimeo: Path) -> None:
+    folder = "basicsr/data/meta_info"
+    for kind, name, clips in (("Vimeo90KDataset", "train", CLIPS[:3]), ("VideoTestVimeo90KDataset", "test", CLIPS[3:])):
+        given = f"{folder}/meta_info_Vimeo90K_{name}_GT.txt"
+        assert build(kind, **roots(vimeo), meta_info_file=given).clip_names == clips
+    with pytest.raises(FileNotFoundError, match="meta_info_file"):
+        build(
+            "VideoTestVimeo90KDataset", **roots(vimeo), meta_info_file=f"{folder}/meta_info_Vimeo90K_test_fast_GT.txt"
+        )
+    (vimeo / "vimeo_septuplet/sep_trainlist.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="meta_info_file"):  # all of them would be too many
+        build("Vimeo90KDataset", **roots(vimeo), meta_info_file=f"{folder}/meta_info_Vimeo90K_train_GT.txt")
+
+
+def test_without_any_list_all_septuplets_are_taken_with_a_warning(
+    vimeo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for file in (vimeo / "vimeo_septuplet").glob("*list.txt"):
         file.unlink()
     assert build("Vimeo90KDataset", **roots(vimeo)).clip_names == CLIPS
+    assert "no sep_trainlist.txt in or beside the root; all septuplets are taken" in caplog.text
 
 
 def test_sequences_have_gt_for_each_frame_and_are_mirrored_to_fourteen(vimeo: Path) -> None:

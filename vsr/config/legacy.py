@@ -8,6 +8,7 @@ import logging
 import re
 from typing import Any
 
+from vsr.config.legacy_sets import translate_sets
 from vsr.config.reader import Mark, Node, show
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def translate(root: Node, problems: list[str]) -> None:
         _clip_as_nafnet(root.get("train"), problems)
     _rename_model(root)
     _drop_ignored(root)
+    translate_sets(root)
     _drop_grids(root, problems)
     _rename_flip(root, problems)
     for key in ("suffix", "save_img"):  # some files for testing have them at the top

@@ -53,13 +53,15 @@ def _files_by_folder(dataset: Any) -> dict[str, set[str]]:
 
 
 def _of_one_name(train_set: Any, val_set: Any) -> Iterator[tuple[tuple[ClipSet, ClipPair], tuple[ClipSet, ClipPair]]]:
-    """Yield clips of both sets, with ground truth, whose last folders have one name."""
+    """Yield clips of both sets, with ground truth, whose names are one, apart from folders above it."""
     by_name = defaultdict(list)
     for clips, clip in _clips(train_set):
         by_name[clip.name.rpartition("/")[2]].append((clips, clip))
     for clips, clip in _clips(val_set):
-        for other in by_name.get(clip.name.rpartition("/")[2], ()):
-            yield other, (clips, clip)
+        for known in by_name.get(clip.name.rpartition("/")[2], ()):
+            shorter, longer = sorted((f"/{known[1].name}", f"/{clip.name}"), key=len)
+            if longer.endswith(shorter):
+                yield known, (clips, clip)
 
 
 def _clips(dataset: Any) -> Iterator[tuple[ClipSet, ClipPair]]:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 FRAMES = 7
 CENTRE = 3  # the position of im4
 LISTS = {True: "sep_trainlist.txt", False: "sep_testlist.txt"}  # of the archive, by whether it is to train on
+OFFICIAL = {True: "meta_info_Vimeo90K_train_GT.txt", False: "meta_info_Vimeo90K_test_GT.txt"}  # the same, of BasicSR
 
 
 class _Vimeo90K(TrainClips):
@@ -204,8 +206,9 @@ def middle_frames(num_frame: int) -> list[int]:
 
 def _septuplets(arguments: dict[str, Any], *, train: bool, single_gt: int | None) -> ClipSet:
     """Find the septuplets, those of the archive's own list if it is there; refuse clips of other lengths."""
-    if arguments["meta_info_file"] is None:
-        arguments["meta_info_file"] = _own_list(arguments["dataroot_gt"] or arguments["dataroot_lq"], LISTS[train])
+    arguments["meta_info_file"] = _list(
+        arguments["meta_info_file"], arguments["dataroot_gt"] or arguments["dataroot_lq"], train=train
+    )
     found = ClipSet(**arguments, depth=2, single_gt=single_gt)
     other = next((clip for clip in found.clips if len(clip) != FRAMES), None)
     if other is not None:
@@ -216,11 +219,21 @@ def _septuplets(arguments: dict[str, Any], *, train: bool, single_gt: int | None
     return found
 
 
-def _own_list(roots: Roots | None, name: str) -> str | None:
-    """Return the list of the archive: in the root or in the folder above it. Several roots need one of their own."""
-    root = existing(list_roots(roots)[0], "dataroot_gt") if roots is not None and len(list_roots(roots)) == 1 else None
-    for folder in (root, root.parent) if root is not None else ():
-        if (folder / name).is_file():
-            log.info("meta_info_file: none is given; the septuplets are those of %s", folder / name)
-            return str(folder / name)
-    return None
+def _list(given: str | None, roots: Roots | None, *, train: bool) -> str | None:
+    """Return the list to use: the one that is given, or else the archive's, in the one root or the folder above it.
+
+    It stands for BasicSR's lists, too, which say the same of the whole archive, where they are not at hand.
+    """
+    if given is not None and (Path(given).name != OFFICIAL[train] or os.path.exists(os.path.expanduser(given))):
+        return given
+    folders: list[Path] = []
+    if roots is not None and len(list_roots(roots)) == 1:
+        root = existing(list_roots(roots)[0], "dataroot_gt")
+        folders = [root, root.parent]
+    own = next((folder / LISTS[train] for folder in folders if (folder / LISTS[train]).is_file()), None)
+    if own is not None:
+        log.info("meta_info_file: the septuplets are those of %s", own)
+        return str(own)
+    if given is None:
+        log.warning("meta_info_file: there is no %s in or beside the root; all septuplets are taken", LISTS[train])
+    return given
