@@ -1,9 +1,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vsr.data.storage import DiskStorage, open_storage
+from vsr.data.storage import DiskStorage, in_order, open_storage
+from vsr.utils.images import natural_key
 
 
 @pytest.fixture
@@ -114,3 +116,13 @@ def test_a_backend_is_disk_or_lmdb() -> None:
         open_storage({"type": "lmbd"})
     with pytest.raises(ValueError, match="io_backend: expected no key but type, got db_paths"):
         open_storage({"type": "disk", "db_paths": ["x"]})
+
+
+def test_the_quick_order_of_names_is_the_natural_one() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [["{:03d}.png"], ["{:02d}/hr{}.png", "{:02d}/lr{}.png"], ["a{}b{}.png", "b{}a{}.png"], ["{}.png"]]
+    for templates in shapes:
+        names = [template.format(*rng.integers(0, 10, 2)) for template in templates for _ in range(40)]
+        assert in_order(names) == tuple(sorted(names, key=natural_key))
+    assert in_order([]) == ()
+    assert in_order(["10/x", "9/x", "9/\udcff"]) == ("9/x", "9/\udcff", "10/x")

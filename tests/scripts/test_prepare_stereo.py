@@ -116,7 +116,7 @@ def test_flickr1024_as_downloaded_trains_from_files_and_from_lmdbs(tmp_path: Pat
     results = []
     for encoding in (None, "tiles"):
         file = ROOT / "options" / "train" / "NAFSSR" / "nafssr_t_x4.yml"
-        options = load_options(file, options_for(outputs[encoding], encoding))
+        options = load_options(file, options_for(outputs[encoding], encoding, workers=2 if encoding else 0))
         train(options)
         log_file = outputs[encoding] / "experiments" / options.name / "log.jsonl"
         lines = [line for line in log_file.read_text(encoding="utf-8").splitlines() if '"val"' in line]

@@ -1,7 +1,7 @@
 """Stereo pairs of images: super-resolution of two views (Flickr1024, Middlebury, KITTI)."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -222,10 +222,14 @@ def _views(names: list[str], views: tuple[str, str], argument: str, root: str) -
     """
     counts: dict[str, int] = {}
     suffixes: dict[str, str] = {}  # each with one image that has it
-    for folder, view, suffix in _split(names):
-        if view in views:
-            counts[folder] = counts.get(folder, 0) | 1 << views.index(view)
-            suffixes.setdefault(suffix, os.path.join(folder, view + suffix))
+    sides = {views[0]: 1, views[1]: 2}
+    for name in names:  # there may be a million of them
+        folder, _, file = name.rpartition("/")
+        view, _, ending = file.rpartition(".")
+        side = sides.get(view)
+        if side is not None:
+            counts[folder] = counts.get(folder, 0) | side
+            suffixes.setdefault(f".{ending}", name)
     if not counts or "" in counts:
         got = f"files such as {names[0]}" if not counts else "them in the folder itself"
         raise ValueError(
@@ -244,10 +248,3 @@ def _views(names: list[str], views: tuple[str, str], argument: str, root: str) -
         )
     suffix = next(iter(suffixes))
     return list(counts), (views[0] + suffix, views[1] + suffix)
-
-
-def _split(names: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield each image's folder, its name without suffix, and the suffix."""
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        yield folder, *os.path.splitext(file)
