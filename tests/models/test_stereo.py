@@ -227,7 +227,10 @@ def test_tiles_hold_both_views(official: Path) -> None:
         (["model_type=VideoModel"], r"expected a data set of windows or clips"),
         (["network_g={type: WindowNet}", "imports=[tiny_networks]"], r"expected a network of stereo pairs .*WindowNet"),
         (["datasets.train.gt_size_h=28"], r"expected views of 28x60 .* or more, got 24x66"),
-        (["datasets.train.gt_size_w=61"], r"gt_size_w: expected a multiple of scale"),
+        (
+            ["datasets.train.gt_size_w=61", "datasets.train.gt_size_h=5"],
+            r"(?s)gt_size_h: expected a multiple of scale 2, got 5. Use 4.*gt_size_w: expected a multiple of scale 2",
+        ),
         (["datasets.train.flip_LR=true"], r"flip_LR"),
     ],
 )  # fmt: skip

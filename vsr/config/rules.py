@@ -181,7 +181,8 @@ def _sets(facts: _Facts, checker: Checker) -> None:
 
 def _crops(facts: _Facts, checker: Checker) -> None:
     scale = facts.get("scale")
-    for path in (*facts.matching("datasets.*.gt_size"), *facts.matching("datasets.*.datasets.*.gt_size")):
+    levels, sizes = ("datasets.*", "datasets.*.datasets.*"), ("gt_size", "gt_size_h", "gt_size_w")
+    for path in [path for level in levels for name in sizes for path in facts.matching(f"{level}.{name}")]:
         size = facts.get(*path)
         if not isinstance(size, int):
             continue
