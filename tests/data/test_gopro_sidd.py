@@ -327,6 +327,34 @@ def test_other_mat_files_are_refused(tmp_path: Path, content: bytes | None, mess
         read_blocks(path)
 
 
+def test_damaged_mat_files_are_refused_whatever_is_broken(sidd: Path, tmp_path: Path) -> None:
+    name = "ValidationGtBlocksSrgb"
+    path = tmp_path / f"{name}.mat"
+    scipy.io.savemat(path, {name: read_blocks(sidd / f"{name}.mat")}, do_compression=True)  # as the official ones
+    whole = path.read_bytes()
+    rng = np.random.default_rng(1)
+    for cut in rng.integers(0, len(whole), 20):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=f"^{path}: expected"):
+            read_blocks(path)
+    refused = 0
+    for at in rng.integers(128, len(whole), 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        try:
+            read_blocks(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: expected")  # noqa: PT017
+            refused += 1
+    assert refused > 30
+
+
+def test_a_link_to_a_folder_above_is_no_endless_search(large: Path, sidd: Path, tmp_path: Path) -> None:
+    (large / "train" / "up").symlink_to(large)
+    (sidd / "up").symlink_to(sidd)
+    assert sum(len(split.pairs) for split in find_gopro([large]).values()) == 6
+    assert len(find_sidd([sidd])) == 4
+
+
 def test_photographs_of_sixteen_bits_are_refused(sidd: Path, tmp_path: Path) -> None:
     scene = sidd / "SIDD_Medium_Srgb" / "Data" / "0001_001_S6_00100_00060_3200_L"
     cv2.imwrite(str(scene / "0001_GT_SRGB_010.PNG"), np.zeros((32, 40, 3), np.uint16))

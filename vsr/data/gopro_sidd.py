@@ -68,15 +68,16 @@ def opened(sources: Sequence[str], root: Path, *, dry_run: bool = False) -> list
     return folders
 
 
-def _folders(folder: Path) -> Iterator[Path]:
+def _folders(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
     """Yield a folder and those below it in natural order, without hidden ones and those that these scripts made."""
-    if (folder / RECIPE).is_file():
+    state = folder.stat()
+    if (state.st_dev, state.st_ino) in above or (folder / RECIPE).is_file():  # a link to a folder that we are in
         return
     yield folder
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     for name in in_order(names):
-        yield from _folders(folder / name)
+        yield from _folders(folder / name, (*above, (state.st_dev, state.st_ino)))
 
 
 def _images(folder: Path) -> dict[str, Path]:
@@ -320,8 +321,11 @@ def read_blocks(path: Path) -> npt.NDArray[np.uint8]:
 
     try:
         blocks = scipy.io.loadmat(str(path), variable_names=[path.stem]).get(path.stem)
-    except (ValueError, TypeError, OSError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        raise ValueError(f"{path}: expected a whole .mat file (version 5), got: {error}. Fetch it again.") from error
+    except Exception as error:  # scipy has no type of its own for files that are damaged
+        raise ValueError(
+            f"{path}: expected a whole .mat file (version 5), but scipy cannot read it: "
+            f"{type(error).__name__}: {error}. Fetch it again."
+        ) from error
     if not isinstance(blocks, np.ndarray) or blocks.dtype != np.uint8 or blocks.ndim != 5 or blocks.shape[4] != 3:
         got = "none" if blocks is None else f"{getattr(blocks, 'dtype', '?')} {getattr(blocks, 'shape', '?')}"
         raise ValueError(f"{path}: expected an array {path.stem}, uint8 (image, block, h, w, 3), got {got}.")
@@ -376,10 +380,10 @@ def prepare_sidd(
 
 def _blocks(path: Path, target: Path, *, lmdb: str | None, workers: int, dry_run: bool) -> str:
     """Write the blocks of a .mat file as PNG files, and with ``lmdb`` an LMDB of these."""
-    if dry_run:
-        return f"{target}: the blocks of {path.name}, would be made"
-    origin = os.path.relpath(path, target)
-    with target_folder(target, {"made_of": origin}) as folder:
+    origin = os.path.relpath(os.path.realpath(path), os.path.realpath(target))
+    with target_folder(target, {"made_of": origin}, dry_run=dry_run) as folder:
+        if dry_run:
+            return f"{target}: the blocks of {path.name}, would be made"
         (count,) = run_jobs(write_blocks, [(path, folder)], workers=0, what=path.name, unit="files")
     if lmdb is None:
         return f"{target}: {count} blocks"
