@@ -129,7 +129,7 @@ def test_a_plan_writes_nothing_and_tells_count_and_bytes(clips: Path) -> None:
 def test_progress_tells_rate_and_what_is_left(
     clips: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lmdb_writer, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("vsr.utils.progress.SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
         make_lmdb(recipe(clips))
     assert "gt.lmdb: 3 of 8 images, " in caplog.text

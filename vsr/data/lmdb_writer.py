@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections import deque
 from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,12 +31,12 @@ from vsr.data.lmdb_sources import Source, Sources, estimated_bytes, find_sources
 from vsr.data.lmdb_storage import LmdbStorage, check_whole
 from vsr.registry import suggest
 from vsr.utils.files import atomic_write
+from vsr.utils.progress import Progress, size_text
 
 log = logging.getLogger(__name__)
 
 BATCH_BYTES = 32 << 20  # of a commit, each of which waits for the disk
 FIRST_MAP = 64 << 20  # bytes that LMDB may use; doubled whenever they are used up
-SECONDS_BETWEEN_LINES = 5.0  # of the progress in the log
 COMPARED = 100  # images whose pixels are compared with their files in the end
 VERIFY = ("sample", "all", "none")
 
@@ -172,8 +171,8 @@ def make_lmdb(
         if plan.estimate > plan.free + there:
             raise OSError(
                 errno.ENOSPC,
-                f"{recipe.folder}: expected room for about {_size(plan.estimate)}, but {_size(plan.free)} are free. "
-                "Free some space, or choose another encoding or folder",
+                f"{recipe.folder}: expected room for about {size_text(plan.estimate)}, but {size_text(plan.free)} "
+                "are free. Free some space, or choose another encoding or folder",
             )
         _build(partial, recipe, plan, workers or os.cpu_count() or 1)
         _verify(partial, plan.sources, verify)
@@ -305,8 +304,8 @@ class _Database:
             raise OSError(
                 errno.ENOSPC if full else errno.EIO,
                 f"{self._folder}: {reason}, "
-                f"{_size(shutil.disk_usage(self._folder).free)} are free. What was written is kept: make room and run "
-                "the same command with --resume",
+                f"{size_text(shutil.disk_usage(self._folder).free)} are free. What was written is kept: make room and "
+                "run the same command with --resume",
             ) from error
         self._batch, self._waiting = [], 0
 
@@ -336,14 +335,14 @@ def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
         database.keep(done)
         if done:
             log.info("%s: %d images are there already", folder, len(done))
-        progress = _Progress(recipe.folder.name, plan.images, len(done))
+        progress = Progress(recipe.folder.name, plan.images, done=len(done))
         written: list[tuple[str, int, int]] = []
 
         def finish(source: Source, future: "Future[_Made] | None") -> None:
             if future is not None:
                 made = future.result()
                 database.put(made)
-                progress.step(database.bytes)
+                progress.step(more=f", {size_text(database.bytes)}")
             line = made.line if future is not None else done[source.key]
             written.append((source.key, line[3], line[4]))
 
@@ -364,7 +363,7 @@ def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
         finally:
             pool.shutdown(cancel_futures=True)
         database.commit()
-        progress.end(database.bytes)
+        progress.end(f", {size_text(database.bytes)},")
     level = 1 if recipe.level is None else recipe.level
     with atomic_write(folder / "meta_info.txt", "w") as file:
         file.writelines(f"{key}.png ({height},{width},3) {level}\n" for key, height, width in written)
@@ -403,33 +402,6 @@ def _unchanged(files: dict[str, Path], line: list[Any]) -> bool:
     return [state.st_size, state.st_mtime_ns] == line[1:3]
 
 
-class _Progress:
-    """Lines in the log: how many, how fast, how long still."""
-
-    def __init__(self, name: str, total: int, done: int) -> None:
-        self._name, self._total, self._done, self._new = name, total, done, 0
-        self._start = self._told = time.monotonic()
-
-    def step(self, size: int) -> None:
-        self._new += 1
-        now = time.monotonic()
-        if now - self._told > SECONDS_BETWEEN_LINES:
-            self._told = now
-            rate = self._new / (now - self._start)
-            left = max(0, self._total - self._done - self._new) / rate
-            log.info(
-                "%s: %d of %d images, %.1f a second, %s, %s left",
-                self._name, self._done + self._new, self._total, rate, _size(size), _duration(left),
-            )  # fmt: skip
-
-    def end(self, size: int) -> None:
-        took = time.monotonic() - self._start
-        log.info(
-            "%s: %d images, %s, in %s (%.1f a second)",
-            self._name, self._done + self._new, _size(size), _duration(took), self._new / max(took, 1e-9),
-        )  # fmt: skip
-
-
 # --- afterwards ----------------------------------------------------------------------------------
 
 
@@ -463,13 +435,3 @@ def _is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -22,7 +22,8 @@ class Progress:
         self._what, self._total, self._unit, self._done, self._new = what, total, unit, done, 0
         self._start = self._told = time.monotonic()
 
-    def step(self, count: int = 1) -> None:
+    def step(self, count: int = 1, more: str = "") -> None:
+        """Count steps; ``more`` is said after the rate, such as ', 3.1 GB'."""
         self._new += count
         now = time.monotonic()
         if now - self._told > SECONDS_BETWEEN_LINES:
@@ -30,15 +31,16 @@ class Progress:
             rate = self._new / (now - self._start)
             left = max(0, self._total - self._done - self._new) / rate
             log.info(
-                "%s: %d of %d %s, %.1f a second, %s left",
-                self._what, self._done + self._new, self._total, self._unit, rate, duration_text(left),
+                "%s: %d of %d %s, %.1f a second%s, %s left",
+                self._what, self._done + self._new, self._total, self._unit, rate, more, duration_text(left),
             )  # fmt: skip
 
-    def end(self) -> None:
+    def end(self, more: str = "") -> None:
+        """Say what was made; ``more`` is said after the number."""
         took = time.monotonic() - self._start
         log.info(
-            "%s: %d %s in %s (%.1f a second)",
-            self._what, self._done + self._new, self._unit, duration_text(took), self._new / max(took, 1e-9),
+            "%s: %d %s%s in %s (%.1f a second)",
+            self._what, self._done + self._new, self._unit, more, duration_text(took), self._new / max(took, 1e-9),
         )  # fmt: skip
 
 
