@@ -229,7 +229,7 @@ def test_tiles_hold_both_views(official: Path) -> None:
         (["datasets.train.gt_size_h=28"], r"expected views of 28x60 .* or more, got 24x66"),
         (
             ["datasets.train.gt_size_w=61", "datasets.train.gt_size_h=5"],
-            r"(?s)gt_size_h: expected a multiple of scale 2, got 5. Use 4.*gt_size_w: expected a multiple of scale 2",
+            r"(?s)gt_size_h=5: expected a multiple of scale 2, got 5. Use 4.*gt_size_w=61: .* got 61. Use 60",
         ),
         (["datasets.train.flip_LR=true"], r"flip_LR"),
     ],
