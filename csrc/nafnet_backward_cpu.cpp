@@ -1,4 +1,4 @@
-// The backward pass of NAFNet's block on the CPU: the ops vsr::naf_mix_backward and vsr::naf_feed_backward that
+// The backward pass of NAFNet's block on the CPU: the ops vsr::naf_*_backward that
 // vsr/ops/naf_block.py defines, for float32.
 //
 // Sums over pixels are formed in runs whose borders depend on the image's size alone, and the runs are added up in their
@@ -182,6 +182,28 @@ Six naf_mix_backward(Tensor grad, std::optional<Tensor> grad_means, Tensor x, Te
           add_rows(offsets_of, b, 2 * c, {2 * c}, grad)};
 }
 
+std::tuple<Tensor, Tensor> naf_up_backward(Tensor grad, Tensor x, Tensor weight) {
+  check(x);
+  const int64_t b = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), outputs = weight.numel() / (4 * c);
+  Inputs in;
+  const float *image = in.image(x, b, c, h, w), *g = in.image(grad, b, outputs, 2 * h, 2 * w);
+  const Buffer ordered(4 * outputs * c), turned(4 * outputs * c);
+  order_rows(outputs, c, in.weights(weight, 4 * outputs * c), ordered.get());
+  turn(4 * outputs, c, ordered.get(), nullptr, turned.get());
+  const Up up{c, outputs, h, w, turned.get()};
+  const BackKernels& k = kernels();
+  const Tensor grad_x = alike(x);
+  float* to = data(grad_x);
+  const Runs runs(b, h * w, 4 * outputs * c);
+  runs.each(h * w, k.up_scratch(up), [&](int64_t sample, int64_t first, int64_t last, float* sums, float* scratch) {
+    const int64_t at = sample * c * h * w;
+    k.up(up, image + at, g + sample * outputs * 4 * h * w, to + at, first, last, sums, scratch);
+  });
+  const Tensor total = runs.total(0, {4 * outputs, c}, x), grad_weight = empty({4 * outputs, c, 1, 1}, x);
+  order_rows(outputs, c, data(total), data(grad_weight), true);
+  return {grad_x, grad_weight};
+}
+
 }  // namespace
 }  // namespace naf
 }  // namespace vsr
@@ -189,4 +211,5 @@ Six naf_mix_backward(Tensor grad, std::optional<Tensor> grad_means, Tensor x, Te
 STABLE_TORCH_LIBRARY_IMPL(vsr, CPU, m) {
   m.impl("naf_feed_backward", TORCH_BOX(&vsr::naf::naf_feed_backward));
   m.impl("naf_mix_backward", TORCH_BOX(&vsr::naf::naf_mix_backward));
+  m.impl("naf_up_backward", TORCH_BOX(&vsr::naf::naf_up_backward));
 }

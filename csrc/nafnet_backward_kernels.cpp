@@ -328,11 +328,53 @@ void mix_backward(const Mix& mix, int64_t channel, const float* grad, float more
   }
 }
 
+// ---- up ----
+
+int64_t up_back_scratch(const Up& up) {
+  return (2 + 4 * up.outputs + 2 * up.channels) * kTile + panels_size(up.channels);
+}
+
+void up_back(const Up& up, const float* x, const float* grad, float* grad_x, int64_t first, int64_t last, float* sums,
+             float* scratch) {
+  const int64_t c = up.channels, rows = 2 * up.outputs, pixels = up.height * up.width;
+  float *line = scratch, *wide = line + 2 * kTile, *value = wide + 2 * rows * kTile, *grads = value + c * kTile;
+  float* panels = grads + c * kTile;
+  std::memset(sums, 0, 2 * rows * c * sizeof(float));
+  for (int64_t at = first; at < last; at += kTile) {
+    const int64_t n = last - at < kTile ? last - at : kTile, strips = (n + kStrip - 1) / kStrip;
+    std::memset(line, 0, 2 * kTile * sizeof(float));  // zeros beyond the last pixel: nothing in the sums
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* from = grad + row / 2 * 4 * pixels + row % 2 * 2 * up.width;
+      in_rows(up.width, at, n, [&](int64_t done, int64_t some, int64_t place) VSR_LAMBDA {
+        std::memcpy(line + 2 * done, from + place, 2 * some * sizeof(float));
+      });
+      for (int64_t i = 0; i < 2 * strips; ++i) {
+        const Vector one = load(line + 2 * i * kLanes), other = load(line + (2 * i + 1) * kLanes);
+        float* to = wide + i / 2 * 2 * rows * kStrip + row * kStrip + i % 2 * kLanes;
+        store(to, every_second<0>(one, other, EveryLane{}));
+        store(to + rows * kStrip, every_second<1>(one, other, EveryLane{}));
+      }
+    }
+    in_shares(c, 2 * rows, strips, [&](int64_t begin, int64_t end, int64_t s) VSR_STAGE {
+      const float* from = wide + 2 * s * rows * kStrip;
+      float* to = grads + s * c * kStrip;
+      product({up.weight, nullptr}, begin, end, 2 * rows, from, [&](int64_t row, Vector low, Vector high) VSR_LAMBDA {
+        store(to + row * kStrip, low);
+        store(to + row * kStrip + kLanes, high);
+      });
+    });
+    scatter(c, pixels, grads, at, n, grad_x);
+    gather(c, pixels, x, nullptr, at, n, value);
+    turn(c, strips, value, panels);
+    add_outer(2 * rows, c, strips, wide, panels, sums);
+  }
+}
+
 }  // namespace
 
 const BackKernels& VSR_NAME(back_kernels_, VSR_ISA)() {
   static constexpr BackKernels kernels = {&feed_back_scratch, &feed_back, &wide_back_scratch, &wide_back,
-                                          &mix_backward_scratch, &mix_backward};
+                                          &mix_backward_scratch, &mix_backward, &up_back_scratch, &up_back};
   return kernels;
 }
 

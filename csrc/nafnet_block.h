@@ -114,6 +114,18 @@ VSR_INLINE Vector lanes_from(Vector a, Vector b, Lanes<I...>) {
   return pick(a, b, Lanes<(kFirst + I)...>{});
 }
 
+// Lanes of both by turns: of their first halves, of their second ones.
+template <int kHalf, int... I>
+VSR_INLINE Vector by_turns(Vector a, Vector b, Lanes<I...>) {
+  return pick(a, b, Lanes<((I % 2 ? kLanes : 0) + kHalf * kLanes / 2 + I / 2)...>{});
+}
+
+// Every second lane of (a, b), from the first or the second on.
+template <int kFirst, int... I>
+VSR_INLINE Vector every_second(Vector a, Vector b, Lanes<I...>) {
+  return pick(a, b, Lanes<(2 * I + kFirst)...>{});
+}
+
 // ---- matrix products ----
 
 // sum[i] += rows[i] . strip, for the M rows of k weights.
@@ -181,7 +193,7 @@ VSR_INLINE void product_of_pairs(const Matrix& matrix, int64_t begin, int64_t en
       for (int i = 0; i < 2 * M; ++i) {
         const int64_t row = i < M ? first + i : first + i - M + half;
         rows[i] = matrix.weight + row * k;
-        sum[i][0] = sum[i][1] = all(matrix.bias[row]);
+        sum[i][0] = sum[i][1] = all(matrix.bias ? matrix.bias[row] : 0.0f);
       }
       multiply<2 * M>(k, rows, strip, sum);
 #pragma GCC unroll 16
@@ -212,6 +224,18 @@ void gather(int64_t channels, int64_t step, const float* image, const float* sca
       store(to, low * factor);
       store(to + kLanes, high * factor);
     }
+  }
+}
+
+// Calls run(done, number, at) for the runs of pixels [first, first + n) of an image that lie in one row of it, where `at`
+// is what the upper left one of the first one's four becomes in an image of twice the sides.
+template <typename Run>
+VSR_INLINE void in_rows(int64_t width, int64_t first, int64_t n, const Run& run) {
+  for (int64_t done = 0; done < n;) {
+    const int64_t y = (first + done) / width, x = (first + done) % width;
+    const int64_t number = width - x < n - done ? width - x : n - done;
+    run(done, number, 4 * y * width + 2 * x);
+    done += number;
   }
 }
 

@@ -1,4 +1,4 @@
-// The forward pass of NAFNet's block on the CPU: the ops vsr::naf_mix and vsr::naf_feed that vsr/ops/naf_block.py defines,
+// The forward pass of NAFNet's block on the CPU: the ops vsr::naf_* that vsr/ops/naf_block.py defines,
 // for float32.
 //
 // A tile of pixels goes through norm, 1x1 convolutions and gates while it stays in the cache. Threads share the pixels
@@ -82,6 +82,25 @@ std::tuple<Tensor, Tensor, Tensor> naf_feed(Tensor x, Tensor mixed, std::optiona
   return {out, sum, between};
 }
 
+Tensor naf_up(Tensor x, Tensor weight, Tensor skip) {
+  check(x);
+  const int64_t b = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3), outputs = skip.dim() == 4 ? skip.size(1) : 0;
+  Inputs in;
+  const float *from = in.image(x, b, c, h, w), *more = in.image(skip, b, outputs, 2 * h, 2 * w);
+  const Buffer ordered(4 * outputs * c);
+  order_rows(outputs, c, in.weights(weight, 4 * outputs * c), ordered.get());
+  const Up up{c, outputs, h, w, ordered.get()};
+  const Kernels& k = kernels();
+  const Tensor out = empty({b, outputs, 2 * h, 2 * w}, x);
+  float* to = data(out);
+  share_out(b, h * w, k.feed_pixels, [&](int64_t sample, int64_t first, int64_t last) {
+    const Buffer scratch(k.up_scratch(up));
+    const int64_t at = sample * outputs * 4 * h * w;
+    k.up(up, from + sample * c * h * w, more + at, to + at, first, last, scratch.get());
+  });
+  return out;
+}
+
 }  // namespace
 }  // namespace naf
 }  // namespace vsr
@@ -89,4 +108,5 @@ std::tuple<Tensor, Tensor, Tensor> naf_feed(Tensor x, Tensor mixed, std::optiona
 STABLE_TORCH_LIBRARY_IMPL(vsr, CPU, m) {
   m.impl("naf_mix", TORCH_BOX(&vsr::naf::naf_mix));
   m.impl("naf_feed", TORCH_BOX(&vsr::naf::naf_feed));
+  m.impl("naf_up", TORCH_BOX(&vsr::naf::naf_up));
 }

@@ -35,6 +35,12 @@ struct Feed {
   const float* gamma;
 };
 
+// pixel_shuffle(1x1 convolution) + skip: (c, h, w) -> (k, 2h, 2w).
+struct Up {
+  int64_t channels, outputs, height, width;
+  const float* weight;  // (4k, c): the 2k rows of left pixels, upper and lower in turns, then those of right ones
+};
+
 struct Kernels {
   int64_t (*mix_scratch)(const Mix&);    // floats of scratch memory, as the functions below want them
   int64_t (*feed_scratch)(const Feed&);
@@ -47,6 +53,9 @@ struct Kernels {
   // Pixels [first, last). `scale` (c) or null. `sum` keeps y, `between` the 2c channels before the gate, or they are null.
   void (*feed)(const Feed&, const float* x, const float* mixed, const float* scale, float* out, float* sum,
                float* between, int64_t first, int64_t last, float* scratch);
+  // Pixels [first, last) of x.
+  int64_t (*up_scratch)(const Up&);
+  void (*up)(const Up&, const float* x, const float* skip, float* out, int64_t first, int64_t last, float* scratch);
 };
 
 // The way back through feed. Its matrices are turned: (inputs, outputs), times gamma and beta.
@@ -79,12 +88,16 @@ struct BackKernels {
   int64_t (*wide_scratch)(int64_t channels);
   void (*wide)(const WideBack&, const float* x, const float* grad, float* grad_x, int64_t first, int64_t last,
                float* sums, float* scratch);
-  // One channel of gate(depthwise3x3(.)): `between` and its gradient are (2c, h, w). The gradient of the output is grad plus
-  // `more`, a number for the channel. Writes for channel and channel + c the
+  // One channel of gate(depthwise3x3(.)): `between` and its gradient are (2c, h, w). The gradient of the output is grad
+  // plus `more`, a number for the channel. Writes for channel and channel + c the
   // gradients of kernel (., 9), offset (.) and the sum of the gradient. Scratch: depthwise_scratch floats.
   int64_t (*depthwise_scratch)(const Mix&);
   void (*depthwise)(const Mix&, int64_t channel, const float* grad, float more, const float* between, float* grad_between,
                     float* grad_kernel, float* grad_offset, float* sum, float* scratch);
+  // Pixels [first, last) of one sample's x; the weight of Up turned, (c, 4k). Sums: the gradient of the weight.
+  int64_t (*up_scratch)(const Up&);
+  void (*up)(const Up&, const float* x, const float* grad, float* grad_x, int64_t first, int64_t last, float* sums,
+             float* scratch);
 };
 
 // Defined once for each instruction set.

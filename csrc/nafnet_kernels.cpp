@@ -178,10 +178,42 @@ void feed(const Feed& feed, const float* x, const float* mixed, const float* sca
     feed_tile(feed, x, mixed, scale, out, sum, between, at, last - at < kTile ? last - at : kTile, scratch);
 }
 
+// ---- up ----
+
+int64_t up_scratch(const Up& up) { return (up.channels + 4 * up.outputs) * kTile; }
+
+void up(const Up& up, const float* x, const float* skip, float* out, int64_t first, int64_t last, float* scratch) {
+  const int64_t c = up.channels, rows = 2 * up.outputs, pixels = up.height * up.width;
+  float *strips = scratch, *lines = scratch + c * kTile;
+  for (int64_t at = first; at < last; at += kTile) {
+    const int64_t n = last - at < kTile ? last - at : kTile, number = (n + kStrip - 1) / kStrip;
+    gather(c, pixels, x, nullptr, at, n, strips);
+    in_shares(rows, 2 * c, number, [&](int64_t begin, int64_t end, int64_t s) VSR_STAGE {
+      float* to = lines + 2 * s * kStrip;
+      product_of_pairs({up.weight, nullptr}, begin, end, rows, c, strips + s * c * kStrip,
+                       [&](int64_t row, Vector low, Vector high, Vector other_low, Vector other_high) VSR_LAMBDA {
+                         float* line = to + row * 2 * kTile;
+                         store(line, by_turns<0>(low, other_low, EveryLane{}));
+                         store(line + kLanes, by_turns<1>(low, other_low, EveryLane{}));
+                         store(line + 2 * kLanes, by_turns<0>(high, other_high, EveryLane{}));
+                         store(line + 3 * kLanes, by_turns<1>(high, other_high, EveryLane{}));
+                       });
+    });
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t start = row / 2 * 4 * pixels + row % 2 * 2 * up.width;
+      in_rows(up.width, at, n, [&](int64_t done, int64_t some, int64_t place) VSR_LAMBDA {
+        const float *line = lines + 2 * (row * kTile + done), *more = skip + start + place;
+        float* to = out + start + place;
+        for (int64_t i = 0; i < 2 * some; ++i) to[i] = line[i] + more[i];
+      });
+    }
+  }
+}
+
 }  // namespace
 
 const Kernels& VSR_NAME(kernels_, VSR_ISA)() {
-  static constexpr Kernels kernels = {&mix_scratch, &feed_scratch, kTile, &mix, &feed};
+  static constexpr Kernels kernels = {&mix_scratch, &feed_scratch, kTile, &mix, &feed, &up_scratch, &up};
   return kernels;
 }
 

@@ -82,6 +82,16 @@ class Inputs {
 
 float* data(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
+// Rows (outputs, 2, 2) of a matrix with so many columns to those of Up, or back.
+inline void order_rows(int64_t outputs, int64_t columns, const float* from, float* to, bool back = false) {
+  for (int64_t k = 0; k < 2 * outputs; ++k) {
+    for (int64_t right = 0; right < 2; ++right) {
+      const int64_t given = 2 * k + right, ordered = right * 2 * outputs + k;
+      std::copy_n(from + (back ? ordered : given) * columns, columns, to + (back ? given : ordered) * columns);
+    }
+  }
+}
+
 void check(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() == 4 && x.size(0) > 0 && x.size(1) > 0 && x.size(2) > 0 && x.size(3) > 0,
                   "naf: expected an image (b, c, h, w) with channels and pixels.");

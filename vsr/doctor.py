@@ -74,6 +74,8 @@ def cases(device: torch.device) -> list[Case]:
     naf_block_cases: list[tuple[Any, tuple[Any, ...]]] = [
         (naf_block.mix_op, (x, *norm, *wide, *kernel, False)),
         (naf_block.feed_op, (x, grad, None, *narrow, residual, *norm, *wide, *narrow, residual, False)),
+        (naf_block.up_op, (x, layer(2 * c, c, 1, 1), layer(b, c // 2, 2 * side, 2 * side))),
+        (naf_block.up_backward_op, (layer(b, c // 2, 2 * side, 2 * side), x, layer(2 * c, c, 1, 1))),
         (naf_block.mix_backward_op, (grad, None, x, between, *norm, wide[0], *kernel)),
         (
             naf_block.feed_backward_op,

@@ -54,6 +54,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
         "    values = [v.requires_grad_() if isinstance(v, Tensor) else v for v in values]\n"
         "    differentiable = slice(2 if op is n.mix_op else 1)\n"
         "    assert torch.autograd.gradcheck(lambda *v: op(*v, True)[differentiable], values)\n"
+        "sizes = (2, 3, 2, 3), (8, 3, 1, 1), (2, 2, 4, 6)\n"
+        "values = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in sizes]\n"
+        "assert torch.autograd.gradcheck(n.up_op, values)\n"
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, env=os.environ | {"VSR_OPS": "off"})
@@ -71,6 +74,10 @@ def pairs(shape: tuple[int, int, int, int]) -> Iterator[tuple[str, Any, list[Any
     yield "naf_feed", naf_block.feed_op, [*feed[:2], None, *feed[3:], True]
     for means in (feed[2], None):
         yield "naf_mix_backward", naf_block.mix_backward_op, [grad, means, image, wide, *mix[1:5], *mix[6:]]
+    k = c // 2 + 1
+    weight, skip = torch.randn(4 * k, c, 1, 1, generator=rng) / c**0.5, torch.randn(b, k, 2 * h, 2 * w, generator=rng)
+    yield "naf_up", naf_block.up_op, [image, weight.double(), skip.double()]
+    yield "naf_up_backward", naf_block.up_backward_op, [skip.double(), image, weight.double()]
     rest = [*feed[3:10], *feed[11:], image, wide]
     yield "naf_feed_backward", naf_block.feed_backward_op, [grad, more, feed[2], *rest]
     yield "naf_feed_backward", naf_block.feed_backward_op, [grad, more, None, *rest]

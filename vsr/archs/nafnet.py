@@ -204,6 +204,13 @@ class NAFBlock(nn.Module):
         )
 
 
+def enlarged(up: Any, x: Tensor, skip: Tensor) -> Tensor:
+    """Take x (b, 2c, h, w) up a level by a 1x1 convolution and a shuffle, and add the skip (b, c, 2h, 2w)."""
+    if fused.usable(x) and skip.dtype == torch.float32:
+        return fused.up(x, up[0].weight, skip)
+    return up(x).add_(skip)
+
+
 def pair(conv: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution that has both."""
     assert isinstance(conv, nn.Conv2d)
@@ -280,7 +287,7 @@ class UNet(nn.Module):
             features = down(features)
         features = self.middle_blks(features)
         for decoder, up in zip(self.decoders, self.ups, strict=True):
-            features = decoder(up(features).add_(self.skip(len(skips) - 1, skips.pop())))
+            features = decoder(enlarged(up, features, self.skip(len(skips) - 1, skips.pop())))
         return (self.ending(features) + image)[..., :height, :width]
 
 

@@ -1,4 +1,5 @@
-"""NAFNet's block for float32 on the CPU: the two halves of it as ops, with a backward pass that keeps little.
+"""NAFNet's block for float32 on the CPU: the two halves of it as ops, with a backward pass that keeps little; and the
+way up to the next level.
 
 Shapes: b batch, c channels, h w image; between norm and gate there are 2c channels.
 
@@ -99,6 +100,21 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, eps).permute(0, 3, 1, 2).contiguous()
 
 
+def up(x: Tensor, weight: Tensor, skip: Tensor) -> Tensor:
+    """What leads up to the next level: a 1x1 convolution, its channels shuffled to pixels, and the skip.
+
+    Args:
+        x: (b, c, h, w).
+        weight: (4k, c, 1, 1).
+        skip: (b, k, 2h, 2w).
+
+    Returns:
+        (b, k, 2h, 2w).
+    """
+    out: Tensor = up_op(x, weight, skip)
+    return out
+
+
 def _gate(x: Tensor) -> Tensor:
     first, second = x.chunk(2, 1)
     return first * second
@@ -186,6 +202,21 @@ def feed_op(
     between = F.conv2d(_norm(total, norm_weight, norm_bias, eps), wide_weight, wide_bias)
     out = total + F.conv2d(_gate(between), last_weight, last_bias) * gamma
     return out, _kept(total.clone(), keep), _kept(between, keep)
+
+
+@torch.library.custom_op("vsr::naf_up", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor skip) -> Tensor")
+def up_op(x: Tensor, weight: Tensor, skip: Tensor) -> Tensor:
+    """``up``."""
+    return F.pixel_shuffle(F.conv2d(x, weight), 2) + skip
+
+
+@torch.library.custom_op(
+    "vsr::naf_up_backward", mutates_args=(), schema="(Tensor grad, Tensor x, Tensor weight) -> (Tensor, Tensor)"
+)
+def up_backward_op(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and weight."""
+    wide = F.pixel_unshuffle(grad, 2)
+    return _through(weight, wide), _outer(wide, x)
 
 
 @torch.library.custom_op(
@@ -285,6 +316,16 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(b, c, h, w), *kept
 
 
+@up_op.register_fake
+def _(x: Tensor, weight: Tensor, skip: Tensor) -> Tensor:
+    return x.new_empty(skip.shape)
+
+
+@up_backward_op.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
 @mix_backward_op.register_fake
 def _(grad: Tensor, grad_means: Tensor | None, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     weight, kernel, offset = arguments[-3:]
@@ -342,5 +383,14 @@ def _feed_gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[T
     return *images, grad_scale, *narrows, grad_norm[0], grad_norm[1], None, *lasts, None
 
 
+def _up_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _up_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    return *up_backward_op(grad, *ctx.saved_tensors), grad
+
+
 mix_op.register_autograd(_mix_gradients, setup_context=_mix_context)
 feed_op.register_autograd(_feed_gradients, setup_context=_feed_context)
+up_op.register_autograd(_up_gradients, setup_context=_up_context)
