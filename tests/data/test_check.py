@@ -105,7 +105,7 @@ def test_frames_of_one_clip_in_two_sizes_are_counted(roots: Path) -> None:
     for i in (2, 3):
         write_image(roots / f"gt/b/{i:03d}.png", np.zeros((24, 32, 3), np.uint8))
         write_image(roots / f"lq/b/{i:03d}.png", np.zeros((6, 8, 3), np.uint8))
-    assert_told(checked(roots), "clip 'b': expected frames of one size, got 48x64 (4, 000 for one), 24x32 (2, 002")
+    assert_told(checked(roots), "clip 'b': expected frames of one size, got in LQ 12x16 (4, 000 for one), 6x8 (2, 002")
     images = checked(roots, type="PairedImageDataset")  # images may differ
     assert (images.ok, images.gt, images.lq) == (True, "2 sizes", "2 sizes")
 
@@ -159,7 +159,7 @@ def test_train_and_validation_that_share_files_or_pixels_are_told(roots: Path, t
     assert [result.ok for result in apart] == [True, True]
     shared = check_data(options(roots, train={**train, "clips": ["a", "b"]}, val={"clips": ["b", "c"]}))
     assert shared[0].ok
-    assert_told(shared[1], "6 images are in datasets.train, too, ")
+    assert_told(shared[1], "6 files or clips are in datasets.train, too, ")
     shutil.copytree(roots / "gt/a", tmp_path / "copy/gt/x")  # another name, the same pixels
     shutil.copytree(roots / "lq/a", tmp_path / "copy/lq/x")
     copies = {"dataroot_gt": str(tmp_path / "copy/gt"), "dataroot_lq": str(tmp_path / "copy/lq")}

@@ -12,11 +12,9 @@ import cv2
 import numpy as np
 
 from vsr.config.schema import Component, DatasetOptions, Options
-from vsr.data.check_names import search
+from vsr.data.check_names import roots_of, search, sections_of_parts
 from vsr.data.fingerprint import Image, differs, fingerprint, images_of, spread
 from vsr.data.loader import build_dataset
-from vsr.data.storage import list_roots
-from vsr.registry import DATASETS
 from vsr.utils.images import Array, Frame
 from vsr.utils.progress import Progress
 
@@ -85,7 +83,7 @@ def check_data(options: Options, *, full: bool = False) -> list[SetCheck]:
             continue
         if shared := sorted(files["train"] & files[result.key]):
             result.problem(
-                f"{len(shared)} images are in datasets.train, too, {shared[0]} for one. "
+                f"{len(shared)} files or clips are in datasets.train, too, {shared[0]} for one. "
                 "Separate the sets by clips, exclude_clips or frames."
             )
         elif same := [name for digest, name in pixels[result.key].items() if digest in pixels["train"]]:
@@ -101,7 +99,7 @@ def _check_set(
 ) -> tuple[SetCheck, Any, dict[bytes, str]]:
     """Return what was found, the data set (None: it cannot be built), and image names by a hash of their pixels."""
     arguments = section.dataset.args
-    result = SetCheck(key, section.dataset.type, _storage(arguments))
+    result = SetCheck(key, section.dataset.type, _storage(section))
     expected, section = section.fingerprint, replace(section, fingerprint=None)
     if "cache_data" in arguments:  # decoding is for later, and may fail
         component = Component(type=section.dataset.type, args={**arguments, "cache_data": False})
@@ -115,10 +113,7 @@ def _check_set(
     except (ValueError, OSError, ImportError) as error:
         result.problem(str(error).removeprefix(f"datasets.{key}: "))
         images = search(section, options.scale, train=key == "train", tell=result.problem)
-    digests = _check_images(images, section, result, full=full) if images else {}
-    if dataset is not None:
-        names = getattr(dataset, "clip_names", None)
-        result.clips = len(names) if names is not None else None
+    digests = _check_images(images, section, result, scale=options.scale, full=full) if images else {}
     if dataset is not None and images and result.ok:
         result.fingerprint = fingerprint(dataset)
         if text := differs(result.fingerprint, expected):
@@ -126,9 +121,10 @@ def _check_set(
     return result, dataset, digests
 
 
-def _storage(arguments: Mapping[str, Any]) -> str:
+def _storage(section: DatasetOptions) -> str:
     """Return what the roots are: disk, lmdb or both."""
-    roots = [r for name, given in arguments.items() if name.startswith("dataroot") and given for r in list_roots(given)]
+    sections = sections_of_parts(section).values() or [section]
+    roots = [root for part in sections for roots in roots_of(part.dataset.args).values() for root in roots]
     kinds = {os.path.isfile(os.path.join(os.path.expanduser(root), "data.mdb")) for root in roots}
     return "both" if len(kinds) > 1 else "lmdb" if True in kinds else "disk"
 
@@ -137,10 +133,10 @@ def _storage(arguments: Mapping[str, Any]) -> str:
 
 
 def _check_images(
-    images: Sequence[Image], section: DatasetOptions, result: SetCheck, *, full: bool
+    images: Sequence[Image], section: DatasetOptions, result: SetCheck, *, scale: int, full: bool
 ) -> dict[bytes, str]:
     """Look at all headers and decode a sample; return image names by a hash of their pixels."""
-    sizes = _check_sizes(images, section, result)
+    sizes = _check_sizes(images, section, result, scale)
     chosen = images if full else list(spread(images, max(1, DECODED // 2)))
     chosen = [image for image in chosen if all(path in sizes for path in image.files)]
     looks = _in_threads(_look, chosen, f"datasets.{result.key}: decoding")
@@ -170,7 +166,9 @@ def _check_images(
     return digests
 
 
-def _check_sizes(images: Sequence[Image], section: DatasetOptions, result: SetCheck) -> dict[str, tuple[int, int]]:
+def _check_sizes(
+    images: Sequence[Image], section: DatasetOptions, result: SetCheck, scale: int
+) -> dict[str, tuple[int, int]]:
     """Compare the sizes that the headers tell; return them by file, without those of files that cannot be read."""
     result.images = len(images)
     sizes: dict[str, tuple[int, int]] = {}
@@ -190,20 +188,19 @@ def _check_sizes(images: Sequence[Image], section: DatasetOptions, result: SetCh
         if isinstance(gt, str) or isinstance(lq, str) or (gt is None and lq is None):
             continue
         try:
-            image.reader.fitted(*image.pair[:2], gt, lq)
+            size = image.reader.fitted(*image.pair[:2], gt, lq).size
+            if image.in_clip:
+                by_clip[os.path.dirname(image.key)][_by(size)].append(os.path.basename(image.key))
         except ValueError as error:
             result.problem(error)
-        main = gt or lq
-        assert main is not None
-        by_clip[os.path.dirname(image.key)][_by(main)].append(os.path.basename(image.key))
         if crop and gt and min(gt) // image.reader.gt_downscale < crop:
             small.append(f"{image.pair.gt} ({_by(gt)})")
     if small:
         result.problem(f"{len(small)} images are smaller than gt_size {crop}: {_some(small)}")
     result.gt, result.lq = map(_size_text, found)
-    if found[0] and not found[1]:
+    if found[0] and not found[1] and (scale > 1 or section.degradations):
         result.lq = "made"
-    if hasattr(DATASETS.get(section.dataset.type), "clip_names"):
+    if by_clip:
         _check_clips(by_clip, result)
     return sizes
 
@@ -213,12 +210,11 @@ def _check_clips(by_clip: Mapping[str, Mapping[str, Sequence[str]]], result: Set
     for clip, frames in by_clip.items():
         if len(frames) > 1:
             text = ", ".join(f"{size} ({len(names)}, {names[0]} for one)" for size, names in frames.items())
-            result.problem(f"clip '{clip}': expected frames of one size, got {text}.")
+            result.problem(f"clip '{clip}': expected frames of one size, got in LQ {text}.")
     lengths = Counter(sum(map(len, frames.values())) for frames in by_clip.values())
     result.clips = len(by_clip)
-    if lengths:
-        usual = ", ".join(f"{clips} of {length}" for length, clips in sorted(lengths.items())[:5])
-        result.notes.append(f"frames a clip: {usual}{', ...' if len(lengths) > 5 else ''}")
+    usual = ", ".join(f"{clips} of {length}" for length, clips in sorted(lengths.items())[:5])
+    result.notes.append(f"frames a clip: {usual}{', ...' if len(lengths) > 5 else ''}")
 
 
 @dataclass

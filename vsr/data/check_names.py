@@ -4,9 +4,10 @@ import inspect
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from vsr.config.schema import DatasetOptions
+from vsr.config.schema import Component, DatasetOptions
 from vsr.data.clips import gaps, read_clip_list, read_image_list
 from vsr.data.fingerprint import Image
 from vsr.data.pairs import Pair, PairReader
@@ -14,6 +15,7 @@ from vsr.data.storage import RootStorage, existing, in_order, list_roots, open_s
 from vsr.registry import DATASETS
 
 Tell = Callable[[object], None]
+_OF_PARTS = ("name", "weight", "degradations")  # keys of a part that are not its data set's
 
 
 def search(section: DatasetOptions, scale: int, *, train: bool, tell: Tell) -> list[Image]:
@@ -26,32 +28,58 @@ def search(section: DatasetOptions, scale: int, *, train: bool, tell: Tell) -> l
         tell: Is called with each fault.
     """
     arguments, entry = section.dataset.args, DATASETS.get(section.dataset.type)
+    if parts := sections_of_parts(section):
+        return [
+            image._replace(key=f"{name}/{image.key}")
+            for name, part in parts.items()
+            for image in search(part, scale, train=train, tell=tell)
+        ]
+    in_clip = hasattr(entry, "clip_names")
     try:
         storage = open_storage(arguments.get("io_backend"))
         downscale = arguments.get("gt_downscale", 1)
         reader = PairReader(storage=storage, scale=scale, gt_downscale=downscale, exact=train)
-        chosen = _chosen(arguments, has_clips=hasattr(entry, "clip_names"))
+        chosen = _chosen(arguments, has_clips=in_clip)
     except (ValueError, OSError, ImportError) as error:
         tell(error)
         return []
     images: list[Image] = []
     found = {
-        argument: [_files(root, argument, storage, chosen, tell) for root in list_roots(roots)]
-        for argument, roots in arguments.items()
-        if argument.startswith("dataroot") and roots
+        argument: [_files(root, argument, storage, chosen, tell) for root in roots]
+        for argument, roots in roots_of(arguments).items()
     }
-    if hasattr(entry, "clip_names") and not arguments.get("allow_gaps"):
+    if in_clip and not arguments.get("allow_gaps"):
         for files in (files for roots in found.values() for files in roots):
             _tell_gaps(files, tell)
     gt, lq = found.pop("dataroot_gt", []), found.pop("dataroot_lq", [])
     if gt and lq and "filename_tmpl" in inspect.signature(entry).parameters:  # they belong together by name
         template = str(arguments.get("filename_tmpl", "{}"))
         for one, other in zip(gt, lq, strict=False):
-            images += [Image(key, Pair(*files, (0, 0)), reader) for key, files in _paired(one, other, template, tell)]
+            pairs = _paired(one, other, template, tell)
+            images += [Image(key, Pair(*files, (0, 0)), reader, in_clip) for key, files in pairs]
         gt, lq = [], []
     for files in (*gt, *lq, *(files for roots in found.values() for files in roots)):
-        images += [Image(key, Pair(path, None, (0, 0)), reader) for key, path in files.items()]
+        images += [Image(key, Pair(path, None, (0, 0)), reader, in_clip) for key, path in files.items()]
     return images
+
+
+def roots_of(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the roots of images that a data set's arguments name, by argument."""
+    named = {name: given for name, given in arguments.items() if name.startswith("dataroot") and given}
+    return {name: list(list_roots(given)) for name, given in named.items() if name != "dataroot_flow"}
+
+
+def sections_of_parts(section: DatasetOptions) -> dict[str, DatasetOptions]:
+    """Return the sections that a data set made of others has for its parts, by name; none for an ordinary one."""
+    parts = section.dataset.args.get("datasets")
+    if not isinstance(parts, list):
+        return {}
+    found = {}
+    for number, part in enumerate(parts):
+        arguments = {name: given for name, given in part.items() if name not in ("type", *_OF_PARTS)}
+        component = Component(type=part["type"], args=arguments)
+        found[str(part.get("name") or number)] = replace(section, dataset=component)
+    return found
 
 
 def _files(root: str, argument: str, storage: RootStorage, chosen: Callable[[str], bool], tell: Tell) -> dict[str, str]:

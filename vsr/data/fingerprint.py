@@ -36,11 +36,13 @@ class Image(NamedTuple):
         key: Of the image in the set.
         pair: Its files.
         reader: Reads them.
+        in_clip: It is a frame of the clip that its key names, 'CLIP/FRAME'.
     """
 
     key: str
     pair: Pair
     reader: PairReader
+    in_clip: bool = False
 
     @property
     def files(self) -> list[str]:
@@ -68,8 +70,8 @@ def images_of(dataset: Any) -> list[Image]:
         source: Any = part if hasattr(part, "named_pairs") else getattr(part, "clips", None)
         if not hasattr(source, "named_pairs") or not hasattr(source, "reader"):
             raise TypeError(f"{type(part).__name__}: expected a data set with named_pairs() and reader, got another.")
-        prefix = f"{name}/" if name else ""
-        found += [Image(prefix + key, pair, source.reader) for key, pair in source.named_pairs()]
+        prefix, in_clip = f"{name}/" if name else "", hasattr(part, "clip_names")
+        found += [Image(prefix + key, pair, source.reader, in_clip) for key, pair in source.named_pairs()]
     return found
 
 
