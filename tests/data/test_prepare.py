@@ -2,6 +2,7 @@ import argparse
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -210,3 +211,46 @@ def test_scripts_have_the_same_arguments() -> None:
 
 def test_archives_are_unpacked_by_the_same_module() -> None:
     assert prepare.safe_unpack.__module__ == "vsr.utils.archives"
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_interrupted_run_leaves_whole_outputs_only(tmp_path: Path, workers: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from vsr.data.prepare import run_jobs, write_once\n"
+        "def slowly(path):\n"
+        "    path.write_bytes(b'half')\n"
+        "    time.sleep(0.05)\n"
+        "    path.write_bytes(b'whole')\n"
+        "def work(job):\n"
+        "    write_once(Path(sys.argv[1], f'{job}.png'), slowly)\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        run_jobs(work, range(10000), workers=int(sys.argv[2]), what='x')\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit(130)\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(out), workers],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # a shell that runs the tests in the background lets them, and so this process, ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    end = time.monotonic() + 60
+    while not list(out.glob("[0-9]*.png")) and time.monotonic() < end:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal sends it: to all of them
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert {path.read_bytes() for path in out.iterdir()} == {b"whole"}
+    assert not list(out.glob(".*"))

@@ -1,6 +1,10 @@
+import functools
+import http.server
 import os
 import shutil
+import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,6 +14,7 @@ import yaml
 from killing import tree
 
 from vsr.data import reds_files
+from vsr.data.archive_sources import Archive
 from vsr.data.lmdb_storage import LmdbStorage
 from vsr.data.reds_files import ARCHIVES, SUBSETS, clips_below, clips_in_archive
 from vsr.data.reds_preparation import RedsOptions, option_lines, prepare_reds
@@ -235,3 +240,45 @@ def test_every_archive_has_a_name_and_an_address_at_every_server() -> None:
         assert archive.file == f"{subset}.zip"
         assert all(address.endswith(f"/REDS/{archive.file}") or "/REDS/resolve/main/" in address for address in
                    archive.addresses.values())  # fmt: skip
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on a server of this machine that stands for the official one."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "server"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Keep the screen free."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        for subset in SUBSETS:
+            address = {"huggingface": f"http://127.0.0.1:{server.server_port}/{subset}.zip"}
+            monkeypatch.setitem(ARCHIVES, subset, Archive(f"{subset}.zip", address))
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield folder
+        server.shutdown()
+        thread.join()
+
+
+def test_what_is_not_there_is_downloaded_and_a_failure_does_not_lose_the_others(
+    tmp_path: Path, server: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    zipped("val_sharp", server, tmp_path / "scratch")
+    root = tmp_path / "new"
+    options = RedsOptions(root=str(root), download=True, subsets=["val_blur", "val_sharp"])
+    with caplog.at_level("INFO", "vsr"):
+        assert prepare_reds(options, workers=0, dry_run=True).sets == {}
+    assert f"{root / 'val_sharp.zip'}: would come from http://127.0.0.1:" in caplog.text
+    assert not root.exists()
+    with pytest.raises(OSError, match=r"could not be fetched: val_blur\.zip \(http://127.*put them into"):
+        prepare_reds(options, workers=0)
+    assert os.listdir(root) == ["val_sharp.zip"]
+    zipped("val_blur", server, tmp_path / "scratch")
+    reds = prepare_reds(options, workers=0)
+    assert {name: len(clips) for name, clips in reds.sets.items()} == {"val_sharp": 2, "val_blur": 2}
