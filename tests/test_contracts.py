@@ -1,5 +1,6 @@
 """What every registered network must do, each kind of network by its own contract, and every registered loss."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,37 +278,103 @@ def test_a_flow_network_refuses_images_of_unlike_sizes(name: str) -> None:
         network(first, second[..., :-1])
 
 
+# What a loss must be told, which has no default.
+LOSS_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "GANLoss": {"gan_type": "vanilla"},
+    "MSSSIMLoss": {"levels": 2},
+    "MultiScaleGANLoss": {"gan_type": "vanilla"},
+    "PerceptualLoss": {"layer_weights": {"conv1_2": 1.0}},
+}
+ADVERSARIAL = [name for name in sorted(LOSSES.table) if getattr(LOSSES.get(name), "adversarial", False)]
+OF_IMAGES = [name for name in sorted(LOSSES.table) if name not in ADVERSARIAL]
+OF_PAIRS = [name for name in OF_IMAGES if name != "WeightedTVLoss"]  # which looks at the restored image alone
 # Where each loss is least: 0 at equality, but for the roots of eps and for PSNR in dB.
-FLOORS = {"CharbonnierLoss": 1e-6, "PSNRLoss": -80.0}
+FLOORS = {"CharbonnierLoss": 1e-6, "EdgeLoss": 1e-3, "PSNRLoss": -80.0}
 
 
-def loss(name: str) -> nn.Module:
-    return LOSSES.build({"type": name})
+@pytest.fixture
+def loss(name: str, tmp_path: Path) -> Any:
+    option = {"type": name, **LOSS_ARGUMENTS.get(name, {})}
+    if name == "PerceptualLoss":
+        torch.manual_seed(0)
+        shapes = {"features.0": (64, 3, 3, 3), "features.2": (64, 64, 3, 3)}
+        weights = {f"{key}.weight": 0.1 * torch.randn(shape) for key, shape in shapes.items()}
+        torch.save(weights | {f"{key}.bias": torch.zeros(64) for key in shapes}, tmp_path / "vgg.pth")
+        option["weights"] = str(tmp_path / "vgg.pth")
+    return LOSSES.build(option)
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.table))
-def test_a_loss_is_least_for_equal_images(name: str) -> None:
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_a_loss_is_least_for_equal_images(name: str, loss: Any) -> None:
     torch.manual_seed(0)
-    target = torch.rand(2, 3, 8, 8)
-    floor = loss(name)(target.clone(), target).item()
-    assert floor == pytest.approx(FLOORS.get(name, 0.0), rel=1e-3, abs=1e-7)
+    target = torch.rand(2, 3, 24, 24)
+    floor = loss(target.clone(), target).item()
+    assert floor == pytest.approx(FLOORS.get(name, 0.0), rel=1e-3, abs=1e-6)
     for error in (0.01, 0.1):
-        assert loss(name)(target + error * torch.randn_like(target), target).item() > floor
+        assert loss(target + error * torch.randn_like(target), target).item() > floor
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+@pytest.mark.parametrize("shape", [(2, 3, 24, 24), (2, 3, 3, 24, 25)], ids=["images", "clips"])
+def test_a_loss_has_a_finite_gradient_even_at_equality(name: str, loss: Any, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    target = torch.rand(shape)
+    slopes = []
+    for error in (0.0, 0.1):
+        restored = (target + error * torch.randn_like(target)).requires_grad_()
+        value = loss(restored, target)
+        value.backward()
+        assert value.shape == ()
+        assert restored.grad is not None
+        assert restored.grad.isfinite().all()
+        slopes.append(restored.grad.abs().max().item())
+    assert slopes[1] > 0
+    assert slopes[0] < 1e-3 * slopes[1] or name not in OF_PAIRS
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_the_loss_of_a_clip_is_that_of_its_frames(name: str, loss: Any) -> None:
+    torch.manual_seed(0)
+    restored, target = torch.rand(2, 3, 3, 24, 24), torch.rand(2, 3, 3, 24, 24)
+    frames = loss(restored.flatten(0, 1), target.flatten(0, 1))
+    torch.testing.assert_close(loss(restored, target), frames, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
+def test_a_loss_works_in_float32_at_least(name: str, loss: Any, autocast: bool) -> None:
+    torch.manual_seed(0)
+    restored, target = torch.rand(2, 1, 3, 24, 24).bfloat16().float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = loss(restored, target) if autocast else loss(restored.bfloat16(), target.bfloat16())
+    assert value.dtype == torch.float32
+    assert value.item() == loss(restored, target).item()
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+@pytest.mark.parametrize("shape", [(2, 3, 24, 1), (1, 3, 24, 24), (3, 24, 24)])
+def test_a_loss_refuses_unlike_shapes(name: str, loss: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"24, 24"):
+        loss(torch.rand(shape), torch.rand(2, 3, 24, 24))
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES.table))
-@pytest.mark.parametrize("error", [0.0, 0.1])
-def test_a_loss_has_a_finite_gradient_even_at_equality(name: str, error: float) -> None:
-    target = torch.rand(2, 3, 8, 8)
-    restored = (target + error).requires_grad_()
-    loss(name)(restored, target).backward()
-    assert restored.grad is not None
-    assert restored.grad.isfinite().all()
-    assert bool(restored.grad.any()) == bool(error)
+def test_a_loss_refuses_a_weight_that_is_no_number(name: str) -> None:
+    option = {"type": name, **LOSS_ARGUMENTS.get(name, {})}
+    weight = "perceptual_weight" if name == "PerceptualLoss" else "loss_weight"
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"{weight}: expected a finite number, got {value}"):
+            LOSSES.build({**option, weight: value})
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.table))
-@pytest.mark.parametrize("shape", [(2, 3, 8, 1), (1, 3, 8, 8), (3, 8, 8)])
-def test_a_loss_refuses_unlike_shapes(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"8, 8"):
-        loss(name)(torch.rand(shape), torch.rand(2, 3, 8, 8))
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_an_adversarial_loss_tells_real_from_fake(name: str, loss: Any) -> None:
+    outputs = torch.tensor([[-1.0], [2.0]]).requires_grad_()
+    for is_disc in (True, False):
+        for is_real in (True, False):
+            value = loss(outputs, is_real, is_disc=is_disc)
+            (slope,) = torch.autograd.grad(value, outputs)
+            assert value.shape == ()
+            assert slope.isfinite().all()
+            assert slope.ne(0).all()
+            assert (slope < 0).all() == is_real  # higher outputs mean real

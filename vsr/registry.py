@@ -151,10 +151,18 @@ BATCH_AUGMENTS = Registry(
 LOSSES = Registry(
     "loss",
     {
+        "CharbonnierLoss": "vsr.losses.pixel",
+        "EdgeLoss": "vsr.losses.edge",
+        "FFTLoss": "vsr.losses.frequency",
+        "GANLoss": "vsr.losses.gan",
         "L1Loss": "vsr.losses.pixel",
         "MSELoss": "vsr.losses.pixel",
-        "CharbonnierLoss": "vsr.losses.pixel",
+        "MSSSIMLoss": "vsr.losses.structure",
+        "MultiScaleGANLoss": "vsr.losses.gan",
         "PSNRLoss": "vsr.losses.pixel",
+        "PerceptualLoss": "vsr.losses.perceptual",
+        "SSIMLoss": "vsr.losses.structure",
+        "WeightedTVLoss": "vsr.losses.total_variation",
     },
 )
 METRICS = Registry(

@@ -10,9 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vsr.losses.base import Reduction, checked_pair, checked_reduction, checked_weight
 from vsr.registry import LOSSES
-
-Reduction = Literal["none", "mean", "sum"]
 
 
 class _PixelLoss(nn.Module):
@@ -20,9 +19,7 @@ class _PixelLoss(nn.Module):
 
     def __init__(self, *, loss_weight: float = 1.0, reduction: Reduction = "mean") -> None:
         super().__init__()
-        if reduction not in ("none", "mean", "sum"):
-            raise ValueError(f"reduction: expected 'none', 'mean' or 'sum', got {reduction!r}")
-        self.loss_weight, self.reduction = _checked_weight(loss_weight), reduction
+        self.loss_weight, self.reduction = checked_weight(loss_weight), checked_reduction(reduction)
 
     def compare(self, pred: Tensor, target: Tensor) -> Tensor:
         raise NotImplementedError
@@ -38,7 +35,7 @@ class _PixelLoss(nn.Module):
         Raises:
             ValueError: the shapes do not fit; broadcasting would hide a wrong crop or scale.
         """
-        values = self.compare(*_checked_pair(pred, target))
+        values = self.compare(*checked_pair(pred, target))
         if weight is not None:
             one_channel = (*pred.shape[:-3], 1, *pred.shape[-2:])
             if weight.shape not in (pred.shape, torch.Size(one_channel)):
@@ -123,7 +120,7 @@ class PSNRLoss(nn.Module):
         super().__init__()
         if reduction != "mean":
             raise ValueError(f"reduction: PSNRLoss has 'mean' only, got {reduction!r}")
-        self.loss_weight, self.to_y = _checked_weight(loss_weight), toY
+        self.loss_weight, self.to_y = checked_weight(loss_weight), toY
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Return the scalar loss; every image (c, h, w) counts alike.
@@ -131,7 +128,7 @@ class PSNRLoss(nn.Module):
         Raises:
             ValueError: the shapes differ, or ``toY`` meets images without three channels.
         """
-        error = torch.sub(*_checked_pair(pred, target))
+        error = torch.sub(*checked_pair(pred, target))
         if self.to_y:
             if error.shape[-3] != 3:
                 raise ValueError(f"pred: toY expects 3 channels (RGB), got {tuple(pred.shape)}")
@@ -139,19 +136,3 @@ class PSNRLoss(nn.Module):
             error = (error * error.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255).sum(-3, keepdim=True)
         mse = error.square().mean(dim=(-3, -2, -1))
         return self.loss_weight * 10 * torch.log10(mse + 1e-8).mean()
-
-
-def _checked_weight(loss_weight: float) -> float:
-    if not math.isfinite(loss_weight):
-        raise ValueError(f"loss_weight: expected a finite number, got {loss_weight}")
-    return loss_weight
-
-
-def _checked_pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in float32 or more: in half precision 1e-12, and small errors, would vanish."""
-    if pred.shape != target.shape:
-        raise ValueError(f"pred and target: expected one shape, got {tuple(pred.shape)} and {tuple(target.shape)}")
-    if pred.dim() < 3:
-        raise ValueError(f"pred: expected images (..., c, h, w), got {tuple(pred.shape)}")
-    dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
-    return pred.to(dtype), target.to(dtype)
