@@ -199,6 +199,11 @@ def test_what_is_missing_is_said_with_the_archive_that_has_it(tmp_path: Path) ->
         "train_sharp": names,
         "train_sharp_bicubic/X4": names,
     }
+    os.link(folder / "004" / "00000006.png", folder / "004" / "00000007.png")
+    shutil.copytree(folder / "016", folder / "017")
+    complete = prepare_reds(RedsOptions(root=str(tmp_path), output=str(tmp_path / "o")), workers=0)
+    assert len(complete.sets["train_sharp"]) == 21
+    assert len((complete.folder / "meta_info_REDS_GT.txt").read_text().splitlines()) == 21
 
 
 def test_frames_of_another_data_set_are_found_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,3 +287,19 @@ def test_what_is_not_there_is_downloaded_and_a_failure_does_not_lose_the_others(
     zipped("val_blur", server, tmp_path / "scratch")
     reds = prepare_reds(options, workers=0)
     assert {name: len(clips) for name, clips in reds.sets.items()} == {"val_sharp": 2, "val_blur": 2}
+
+
+def test_a_hostile_or_cut_archive_leaves_nothing(tmp_path: Path) -> None:
+    archive = zipped("val_sharp", tmp_path / "REDS", tmp_path / "scratch")
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        ValueError, match=r"^.*val_sharp\.zip: expected a whole zip or tar archive, got a damaged or cut"
+    ):
+        prepare_reds(RedsOptions(root=str(tmp_path / "REDS")), workers=0)
+    archive.write_bytes(whole)
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("../../train_sharp/000/evil.png", b"x")
+    with pytest.raises(ValueError, match=r"'\.\./\.\./train_sharp/000/evil\.png' leads outside"):
+        prepare_reds(RedsOptions(root=str(tmp_path / "REDS")), workers=0)
+    assert tree(tmp_path / "REDS").keys() == {"val_sharp.zip"}

@@ -126,12 +126,7 @@ def prepare_reds(options: RedsOptions, *, workers: int, dry_run: bool = False) -
     """
     root = Path(os.path.abspath(os.path.expanduser(options.root)))
     asked = options.subsets or (SUPER_RESOLUTION if options.download else ())
-    recipe = {
-        "data": "REDS",
-        "root": str(root.resolve()),
-        "regroup": options.regroup,
-        "allow_incomplete": options.allow_incomplete,
-    }
+    recipe = {"data": "REDS", "root": str(root.resolve()), "regroup": options.regroup}
     with target_folder(options.folder, recipe, dry_run=True) as folder:
         if options.download and not _download(root, asked, options.server, dry_run=dry_run):
             return Reds(folder, {}, {})

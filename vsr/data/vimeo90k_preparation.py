@@ -121,12 +121,7 @@ def prepare_vimeo90k(options: VimeoOptions, *, workers: int, dry_run: bool = Fal
         OSError: the download failed, or the disk is full or read-only.
     """
     root = Path(os.path.abspath(os.path.expanduser(options.root)))
-    recipe = {
-        "data": "Vimeo-90K",
-        "root": str(root.resolve()),
-        "scale": options.scale,
-        "allow_incomplete": options.allow_incomplete,
-    }
+    recipe = {"data": "Vimeo-90K", "root": str(root.resolve()), "scale": options.scale}
     with target_folder(options.folder, recipe, dry_run=True) as folder:
         if options.download and dry_run and not (root / ARCHIVE.file).is_file():
             log.info("%s: would come from %s", root / ARCHIVE.file, ARCHIVE.addresses["csail"])
