@@ -293,6 +293,8 @@ class _NextFrames(Dataset[Sample]):
         width, height = self.size
         if frame.shape[:2] == (height, width):
             return frame
+        if frame.strides[1] == 1:  # a raw LMDB's planes: OpenCV would interleave them, but much more slowly
+            frame = cv2.merge([frame[..., channel] for channel in range(3)])  # type: ignore[assignment]
         return cv2.resize(frame, self.size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
     def _preload(self) -> None:
