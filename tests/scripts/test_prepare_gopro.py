@@ -159,6 +159,11 @@ def test_mistakes_end_in_one_line_and_a_dry_run_writes_nothing(large: Path, tmp_
     assert errors.startswith("error: ")
     assert "expected an image of crop_size 512 or more, got 72x128" in errors
     assert errors.count("\n") == 1
+    (tmp_path / "x.zip").write_text("no archive")
+    status, told, errors = run_script("prepare_gopro.py", str(tmp_path / "x.zip"), "--root", str(tmp_path / "out"))
+    (tmp_path / "x.zip").unlink()
+    assert (status, told, errors.count("\n")) == (1, "", 1)
+    assert "x.zip: expected a whole zip or tar archive" in errors
     status, told, errors = run_script(*arguments, "--crop_size", "48", "--step", "16", "--dry_run")
     assert status == 0, errors
     assert f"{tmp_path}/out/train/sharp_crops: 216 parts of 12 images, would be made\n" in told

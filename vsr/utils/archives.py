@@ -125,8 +125,9 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[Any], 
             with tarfile.open(archive) as tar:
                 yield _tar_members(archive, tar), lambda member: _not_none(tar.extractfile(member))
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, UnicodeDecodeError) as error:
+        reason = "; ".join(line.strip(" -:") for line in str(error).splitlines())
         raise ValueError(
-            f"{archive}: expected a whole zip or tar archive, got a damaged or cut one ({error}). Fetch it again."
+            f"{archive}: expected a whole zip or tar archive, got a damaged or cut one ({reason}). Fetch it again."
         ) from error
     except NotImplementedError as error:
         raise ValueError(f"{archive}: cannot be read here: {error}. Unpack it with another tool.") from error
