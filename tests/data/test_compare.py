@@ -113,3 +113,24 @@ def test_one_root_of_both_is_made_into_one_lmdb() -> None:
 def test_lmdbs_are_not_made_of_lmdbs() -> None:
     found = comparison([20, 20, 4, 0.5], [30, 30, 30, 66], io_backend={"type": "lmdb"})
     assert "make_lmdb.py FOLDERS --encoding raw raw" in "\n".join(advice(found, free_memory=int(200e9), cores=16))
+
+
+@pytest.mark.parametrize("test_mode", ["false", "true"])
+def test_named_sets_are_measured_on_what_they_would_take(write_clip: Any, tmp_path: Path, test_mode: str) -> None:
+    for name in ("000", "001", "011"):
+        write_clip("gt/train/train_sharp", name, count=6)
+    train = f"type: REDSDataset, dataroot_gt: {tmp_path}/gt, num_frame: 3, gt_size: 16, test_mode: {test_mode}"
+    found = compare(options(tmp_path, train), target(tmp_path), images=6, seconds=0.02)
+    assert (found.images, found.measured) == (12 if test_mode == "true" else 6, 6)
+
+
+def test_septuplets_are_copied_whole(write_clip: Any, tmp_path: Path) -> None:
+    for name in ("00001/0001", "00002/0001"):
+        write_clip("gt", name, names=[f"im{i}" for i in range(1, 8)])
+    given = options(tmp_path, f"type: Vimeo90KRecurrentDataset, dataroot_gt: {tmp_path}/gt, gt_size: 16")
+    assert compare(given, target(tmp_path), images=3, seconds=0.02).measured == 7
+
+
+def target(folder: Path) -> Path:
+    (folder / "measured").mkdir()
+    return folder / "measured"

@@ -25,7 +25,8 @@ ROUNDS = 4  # the storages take turns; each one's fastest counts
 MOST_MEMORY = 0.6  # share of the free memory that a set may take and still be called one that fits
 WORTH = 1.3  # times as fast as files, from which on another storage is advised
 ENCODINGS = {"lmdb png": ("png", "png"), "lmdb tiles": ("tiles", "raw"), "lmdb raw": ("raw", "raw")}  # of GT and LQ
-_CHOICE = ("clips", "exclude_clips", "frames", "meta_info_file")  # arguments that select from a whole set
+# Arguments that select from a whole set, and files beside it.
+_CHOICE = ("clips", "exclude_clips", "frames", "meta_info_file", "val_partition", "test_mode", "dataroot_flow")
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,13 @@ def compare(options: Options, folder: Path, *, images: int = 60, seconds: float 
         )
     pairs = source.named_pairs()
     span = int(arguments.get("num_frame", 1)) * max(arguments.get("interval_list") or [1])
+    if len(whole) == len(getattr(source, "lengths", ())):  # an item is a whole clip
+        span = max(source.lengths)
     part = _part(pairs, images, span)
     storage = source.storage if hasattr(source, "storage") else source.reader.storage
     has_lq = _copy_part(part, storage, folder)
     kept = {key: value for key, value in arguments.items() if key not in (*_CHOICE, "cache_data", "io_backend")}
+    kept |= {"val_partition": None} if "val_partition" in arguments else {}  # what was copied is to be kept
 
     sets: dict[str, Any] = {}
     sizes: dict[str, int] = {}
