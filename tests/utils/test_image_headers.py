@@ -85,6 +85,20 @@ def test_every_orientation_is_applied_and_its_size_agrees(
     np.testing.assert_allclose(found.astype(int), upright, atol=0 if kind in EXACT else 4)
 
 
+def test_an_orientation_behind_the_pixels_of_a_png_is_left_alone_by_all(tmp_path: Path, picture: Any) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    path = written(tmp_path, "PNG", picture, exif=exif)
+    data = path.read_bytes()
+    at = data.index(b"eXIf") - 4
+    chunk = data[at : at + 12 + struct.unpack_from(">I", data, at)[0]]
+    rest = data.replace(chunk, b"")
+    end = rest.index(b"IEND") - 4
+    path.write_bytes(rest[:end] + chunk + rest[end:])
+    np.testing.assert_array_equal(read_image(path), picture)
+    assert image_size(path) == (21, 34)
+
+
 @pytest.mark.parametrize(
     ("kind", "mode", "trouble"),
     [

@@ -61,8 +61,11 @@ def decode_image(data: bytes, name: str | Path) -> Frame:
     header = _whole_header(data, name)
     if is_truncated(data, header):
         raise ValueError(f"{name}: expected a whole image, but the file ends too early. Copy or make it again")
+    flags = cv2.IMREAD_COLOR  # turns it upright
+    if header.orientation == 1:  # an orientation behind the pixels of a PNG counts for nobody: image_size cannot see it
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # and turned upright
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # its own limits on sides and pixels
         raise ValueError(f"{name}: expected an image, but OpenCV cannot decode it: {error.err}") from error
     if image is None:
