@@ -195,6 +195,16 @@ def test_what_is_wrong_with_gopro_is_said_before_anything_is_written(large: Path
     assert not root.exists()
 
 
+def test_without_blur_only_gamma_can_be_taken(large: Path) -> None:
+    for clip in sorted(large.glob("*/GOPR*")):
+        for path in sorted((clip / "blur").iterdir()):
+            path.unlink()
+        (clip / "blur").rmdir()
+    with pytest.raises(ValueError, match=r"GOPR\w+: expected a folder blur beside sharp, got none. Or set --gamma"):
+        find_gopro([large])
+    assert len(find_gopro([large], gamma=True)["train"].pairs) == 4
+
+
 def test_names_of_gopro_are_those_of_mprnets_copy(large: Path) -> None:
     found = find_gopro([large])
     assert sorted(found["test"].pairs) == ["GOPR0384_11_00-000047", "GOPR0384_11_00-000048"]
