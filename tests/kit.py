@@ -1,5 +1,6 @@
 """Clips for the tests to train on; running whole trainings, and comparing what they leave."""
 
+import contextlib
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ def launch(script: str, *arguments: str, world: int = 1) -> subprocess.Popen[str
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
@@ -56,6 +57,21 @@ def kill(process: subprocess.Popen[str]) -> None:
     except ProcessLookupError:
         return
     process.wait()
+
+
+def still_running(argument: str, *, seconds: float) -> list[str]:
+    """Return the processes with this argument on their command line that are there for so long."""
+    end = time.monotonic() + seconds
+    while True:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                command = path.read_bytes().split(b"\0")
+                if argument.encode() in command:
+                    found.append(b" ".join(command).decode())
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
 
 
 def wait_for_steps(root: Path, count: int, process: subprocess.Popen[str], timeout: float = 120) -> None:

@@ -125,7 +125,12 @@ def reduced(options: Options, data: Path) -> list[str]:
         "window_size": 4,
     }
     overrides += [f"network_g.{name}={value}" for name, value in small.items() if name in options.network_g.args]
+    if options.network_d is not None:
+        overrides.append("network_d={type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 4}")  # of images of any size
     if options.train is not None:
+        overrides += [
+            f"train.losses.{name}=null" for name in options.train.losses if name == "perceptual"
+        ]  # needs a file
         overrides += [
             "path.pretrain_network_g=null",
             "train.total_iter=2",

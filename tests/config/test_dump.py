@@ -42,7 +42,7 @@ def test_other_yaml_readers_see_the_same_values(case: "Case") -> None:
 def test_the_dump_is_complete_and_in_the_order_of_the_schema(case: "Case") -> None:
     text = dump_options(case.load())
     assert list(yaml.safe_load(text)) == [
-        *("name", "model_type", "scale", "manual_seed", "imports", "datasets", "network_g", "path"),
+        *("name", "model_type", "scale", "manual_seed", "imports", "datasets", "network_g", "network_d", "path"),
         *("train", "val", "logger", "dist"),
     ]
     assert "\n    betas: [0.9, 0.999]\n" in text

@@ -1,11 +1,9 @@
 """The command lines, and what a user sees who got something wrong."""
 
-import contextlib
-import time
 from pathlib import Path
 
 import pytest
-from kit import kill, launch, run, wait_for_steps
+from kit import kill, launch, run, still_running, wait_for_steps
 
 from vsr.engine.cli import test_main as run_test_main
 from vsr.engine.cli import train_main
@@ -110,18 +108,3 @@ def test_the_processes_of_a_killed_torchrun_die_with_it(tiny: Path, tmp_path: Pa
         assert not still_running(str(tiny), seconds=10)
     finally:
         kill(process)
-
-
-def still_running(argument: str, *, seconds: float) -> list[str]:
-    """Return the processes with this argument on their command line that are there for so long."""
-    end = time.monotonic() + seconds
-    while True:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                command = path.read_bytes().split(b"\0")
-                if argument.encode() in command:
-                    found.append(b" ".join(command).decode())
-        if not found or time.monotonic() > end:
-            return found
-        time.sleep(0.1)

@@ -15,11 +15,14 @@ log = logging.getLogger(__name__)
 
 MODEL_TYPES = {
     "SRModel": "ImageModel",
+    "SRGANModel": "ImageModel",
+    "ESRGANModel": "ImageModel",
     "SwinIRModel": "ImageModel",
     "ImageRestorationModel": "ImageModel",
     "EDVRModel": "VideoModel",
     "VideoBaseModel": "VideoModel",
     "VideoRecurrentModel": "VideoModel",
+    "VideoRecurrentGANModel": "VideoModel",
 }
 
 # Keys without a meaning here, and what vsr does instead. '*' stands for every key of that level.
@@ -55,6 +58,9 @@ def translate(root: Node, problems: list[str]) -> None:
     if root.get("model_type") == "ImageRestorationModel":
         _read_as_nafnet(root)
         _clip_as_nafnet(root.get("train"), problems)
+    if root.get("model_type") == "ESRGANModel" and isinstance(root.get("train"), Node):
+        mark = root.where("model_type")
+        root["train"].put("relativistic", True, mark)
     _rename_model(root)
     _drop_ignored(root)
     translate_sets(root)

@@ -41,10 +41,11 @@ def json_schema() -> dict[str, Any]:
     """Return a JSON schema (draft 2020-12) of the option file."""
     result = _section(schema.Options)
     result["properties"]["model_type"] = {"enum": vsr.registry.MODELS.names()}
-    # The slots of BasicSR are spellings of entries of train.losses, and dcn_lr_mul of one of train.lr_mul.
+    # The slots of BasicSR are spellings of entries of train.losses, these keys of ones of train.lr_mul and train.freeze.
     train = result["properties"]["train"]["anyOf"][0]
     train["patternProperties"] = {"_opt$": _component("LOSSES")}
-    train["properties"]["dcn_lr_mul"] = {"type": "number"}
+    train["properties"] |= dict.fromkeys(("dcn_lr_mul", "flow_lr_mul"), {"type": "number"})
+    train["properties"] |= dict.fromkeys(("tsa_iter", "fix_flow"), {"type": ["integer", "null"]})
     parts = {cls.__name__: _section(cls) for cls in (schema.DatasetPart,)}  # what arguments hold lists of
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -28,6 +28,10 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "train.lr_mul.*": (0, None),
     "train.max_bad_steps": (1, None),
     "train.accumulate": (1, None),
+    "train.net_d_init_iters": (0, None),
+    "train.net_d_iters": (1, None),
+    "train.r1_reg_weight": (0, None),
+    "train.net_d_reg_every": (1, None),
     "train.reference_batch": (1, None),
     "train.freeze.until": (1, None),
     "train.offset_watch.limit": (0, None),
@@ -219,7 +223,9 @@ def _upscale(facts: _Facts, checker: Checker) -> None:
 
 
 # What a line of log.jsonl holds beside the losses.
-_LOG_COLUMNS = frozenset(["step", "lr", "total", "grad_norm", "time", "data_time", "memory", "keys", "val"])
+_LOG_COLUMNS = frozenset(
+    "step lr total grad_norm time data_time memory keys val restored d_real d_fake out_d_real out_d_fake r1".split()
+)
 
 
 def _training(facts: _Facts, checker: Checker) -> None:
@@ -234,6 +240,13 @@ def _training(facts: _Facts, checker: Checker) -> None:
     if facts.get("train", "scale_iterations") and facts.get("train", "reference_batch") is None:
         text = "expected reference_batch beside it, the samples a step that the file is meant for, got none. Add it."
         checker.add(facts.where("train", "scale_iterations"), text)
+    if facts.get("train") is not None:
+        pair = {"network_d": ("network_d",), "train.optim_d": ("train", "optim_d")}
+        there = [key for key, path in pair.items() if facts.get(*path) is not None]
+        if len(there) == 1:
+            missing = next(key for key in pair if key not in there)
+            text = f"expected {missing} beside it, got none. Add it, or leave {there[0]} out."
+            checker.add(facts.where(*pair[there[0]]), text)
     clip = facts.get("train", "clip_grad")
     if clip is not None and clip.norm is None and clip.value is None:
         text = "expected norm, value or both, got neither. Set one, or leave clip_grad out."

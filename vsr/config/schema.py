@@ -89,6 +89,9 @@ class PathOptions:
     pretrain_network_g: str | StageOptions | None = None  # checkpoint to start from, or to test; or a stage before
     strict_load_g: bool = True  # refuse a checkpoint whose keys or shapes differ from the network's
     param_key_g: str | None = None  # entry of the checkpoint; none: params_ema, else params, else the whole
+    pretrain_network_d: str | None = None  # checkpoint that network_d starts from
+    strict_load_d: bool = True  # refuse one whose keys or shapes differ from the network's
+    param_key_d: str | None = None  # entry of it, as param_key_g
     resume_state: str | None = None  # training state to start from, once; none: the run's newest valid one
 
 
@@ -124,7 +127,8 @@ class TrainOptions:
     total_iter: int  # optimiser steps
     losses: Mapping[str, Component] = component("LOSSES", default=dict)  # summed; pixel_opt: is losses: {pixel: ...}
     optim_g: Component = component("OPTIMIZERS")  # of network_g
-    scheduler: Component | None = component("SCHEDULERS", default=None)  # none: the rate stays
+    optim_d: Component | None = component("OPTIMIZERS", default=None)  # of network_d
+    scheduler: Component | None = component("SCHEDULERS", default=None)  # of both; none: the rate stays
     batch_augment: list[Component] = component("BATCH_AUGMENTS", default=list)  # on the device, one after the other
     warmup_iter: int = -1  # steps of linear warm-up from 0; -1: none
     ema_decay: float = 0.0  # of the moving average of the weights, for each step; 0: no average
@@ -139,6 +143,11 @@ class TrainOptions:
     channels_last: bool = False  # weights and images in NHWC: faster on GPUs in half precision, mostly slower on CPUs
     checkpoint_activations: bool = False  # less memory, about a third more time: activations are computed twice
     compile: bool = False  # torch.compile: minutes at the start; pays on GPUs
+    net_d_init_iters: int = 0  # steps in the beginning in which network_d alone learns
+    net_d_iters: int = 1  # network_g learns in every such step only; network_d in all
+    relativistic: bool = False  # judge how much more real than the mean of the others an image is, as ESRGAN does
+    r1_reg_weight: float = 0.0  # of the penalty on network_d's gradient at real images; 0: none
+    net_d_reg_every: int = 16  # steps between such penalties, each counting for all of them
     max_bad_steps: int = 100  # steps in a row that may be skipped (gradient not finite; offset_watch); one more stops
     offset_watch: OffsetWatchOptions | None = field(default_factory=OffsetWatchOptions)  # null: not watched
 
@@ -196,6 +205,7 @@ class Options:
     imports: list[str] = field(default_factory=list)  # modules that register your own classes
     datasets: Mapping[str, DatasetOptions] = field(default_factory=dict)  # train, val, val_2, test ...
     network_g: Component = component("NETWORKS")  # the network that restores
+    network_d: Component | None = component("NETWORKS", default=None)  # the one that judges it, for train.losses.gan
     path: PathOptions = field(default_factory=PathOptions)
     train: TrainOptions | None = None  # needed by train.py
     val: ValOptions = field(default_factory=ValOptions)

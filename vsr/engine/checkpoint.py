@@ -19,7 +19,7 @@ BEST_WEIGHTS = "net_g_best.pth"  # by the first metric on the first validation s
 
 
 def save(folder: RunFolder, model: RestorationModel, options: Options, *, step: int, draw: int) -> None:
-    """Write ``training_states/<step>.state`` and ``models/net_g_<step>.pth``; call on rank 0 alone.
+    """Write ``training_states/<step>.state``, ``models/net_g_<step>.pth`` and, if there is one, net_d; on rank 0 alone.
 
     The state holds everything that an exact continuation needs. Its ``.json`` (size, SHA-256,
     hash of the options) is written last of all: a state without it is no state, and whoever continues
@@ -38,6 +38,8 @@ def save(folder: RunFolder, model: RestorationModel, options: Options, *, step: 
     content = {"step": step, "draw": draw, "options": dump_options(options), "model": model.state_dict()}
     path = folder.states / f"{step}.state"
     save_weights(folder, model, f"net_g_{step}.pth")
+    if model.adversary is not None:
+        _write(folder.models / f"net_d_{step}.pth", {"params": model.adversary.weights()})
     _write(path, content)
     about = {"step": step, "size": path.stat().st_size, "sha256": sha256(path), "options": hash_options(options)}
     with atomic_write(path.with_suffix(".json"), "w") as file:
@@ -82,6 +84,7 @@ def _prune(folder: RunFolder, keep: int) -> None:
             folder.states / f"{step}.json",
             folder.states / f"{step}.state",
             folder.models / f"net_g_{step}.pth",
+            folder.models / f"net_d_{step}.pth",
         ):
             path.unlink(missing_ok=True)
 

@@ -37,6 +37,7 @@ class TrainLog:
     def __init__(self, options: LoggerOptions, folder: Path, start: int, total: int) -> None:
         self.options, self.folder, self.start, self.total = options, folder, start, total
         self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
         self._count, self._data_time, self._warned_of_data = 0, 0.0, False
         self._since = self._step_end = time.perf_counter()
         self._writer: Any = None
@@ -62,6 +63,7 @@ class TrainLog:
         """
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1  # some terms are not there in every step
         self._count += 1
         self._bar.update()
         due = step % self.options.print_freq == 0 or step == self.total
@@ -71,7 +73,8 @@ class TrainLog:
         return due
 
     def _tell(self, step: int, rate: float, keys: list[str]) -> None:
-        values = dist.mean(torch.stack(list(self._sums.values())) / self._count)
+        sums = torch.stack(list(self._sums.values()))
+        values = dist.mean(sums / sums.new_tensor(list(self._counts.values())))
         numbers = dict(zip(self._sums, values.tolist(), strict=True))  # here the host waits for the device
         elapsed = time.perf_counter() - self._since
         seconds, data = elapsed / self._count, self._data_time / self._count
@@ -79,7 +82,7 @@ class TrainLog:
         entry |= {"time": seconds, "data_time": data, "memory": memory()}
         if self.options.log_keys:
             entry["keys"] = keys
-        self._sums, self._count, self._data_time, self._since = {}, 0, 0.0, time.perf_counter()
+        self._sums, self._counts, self._count, self._data_time, self._since = {}, {}, 0, 0.0, time.perf_counter()
         if not dist.is_main():
             return
         eta = time.strftime("%H:%M:%S", time.gmtime((self.total - step) * seconds % 86400))

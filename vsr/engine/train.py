@@ -16,6 +16,7 @@ from vsr.data.overlap import shared_frames
 from vsr.data.sampler import TrainSampler
 from vsr.engine import checkpoint
 from vsr.engine.evaluate import EvaluationSet
+from vsr.engine.hangs import HangWatch
 from vsr.engine.log import TrainLog
 from vsr.engine.offsets import judge_offsets
 from vsr.engine.run_folder import RunFolder, write_options
@@ -81,11 +82,16 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
     )
     loader = build_train_loader(train_set, section, sampler, pin_memory=device.type == "cuda")
 
-    with closing(StopRequest()) as stop, closing(TrainLog(options.logger, folder.root, start, total)) as progress:
+    with (
+        closing(StopRequest()) as stop,
+        closing(HangWatch(options.dist.timeout)) as hangs,
+        closing(TrainLog(options.logger, folder.root, start, total)) as progress,
+    ):
         validation = Validation(options, model, val_sets, folder, progress, stop)
         validation.catch_up(start)
         for step, batches in enumerate(grouped(loader, accumulate), start=start + 1):
             progress.data_ready()
+            hangs.step_begins()
             terms = model.train_step(batches, step)
             draw += draws_a_step
             keys = [key for batch in batches for key in batch["key"]]
@@ -94,6 +100,7 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
                 judge_offsets(model, folder.states, step)
                 stop_if_diverged(model, step)
             # The state first: a run that is killed while it validates has lost nothing.
+            hangs.pause()
             saves = step % options.logger.save_checkpoint_freq == 0 or step == total
             if saves:
                 save_state(folder, model, given, step, draw)

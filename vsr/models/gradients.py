@@ -56,6 +56,8 @@ class Gradients:
         Args:
             gradients: Of all parameters that train, summed over micro-batches and averaged over processes.
         """
+        if not gradients:
+            return torch.zeros((), device=self.device)
         if self.scale is not None:
             torch._foreach_div_(gradients, self.scale)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

@@ -17,6 +17,7 @@ from vsr.archs.blocks import checkpoint_activations
 from vsr.config import Options
 from vsr.data.batch_augment import augment_batch, build_batch_augments
 from vsr.inference import infer
+from vsr.models.adversary import Adversary
 from vsr.models.freezing import Freezing
 from vsr.models.gradients import Gradients
 from vsr.models.offset_watch import OffsetWatch
@@ -75,6 +76,7 @@ class RestorationModel:
         options = self.options.train
         assert options is not None, "train.py checks that the option file has a train section"
         self.criteria = {name: LOSSES.build(loss.as_option()).to(self.device) for name, loss in options.losses.items()}
+        self.adversary = self._adversary()
         train_set = self.options.datasets.get("train")
         self.batch_augments = build_batch_augments(
             [augment.as_option() for augment in options.batch_augment],
@@ -115,6 +117,19 @@ class RestorationModel:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.network_g, device_ids=ids)
 
+    def _adversary(self) -> Adversary | None:
+        """Take the adversarial loss out of the others, and build what it needs."""
+        names = [name for name, criterion in self.criteria.items() if getattr(criterion, "adversarial", False)]
+        if len(names) > 1:
+            raise ValueError(f"train.losses: expected one adversarial loss, got {', '.join(names)}. Choose one.")
+        if names and self.options.network_d is None:
+            raise ValueError(f"network_d: expected a discriminator for train.losses.{names[0]}, got none. Add it.")
+        if not names and self.options.network_d is not None:
+            raise ValueError(
+                "train.losses: expected an adversarial loss for network_d, got none. Add gan: {type: GANLoss, ...}."
+            )
+        return Adversary(self.options, names[0], self.criteria.pop(names[0]), self.device) if names else None
+
     @property
     def inference_network(self) -> nn.Module:
         """The averaged network where there is one, else the trained one."""
@@ -135,8 +150,15 @@ class RestorationModel:
         return {"restored": self.parallel(batch["lq"])}
 
     def losses(self, outputs: Mapping[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
-        """Return the weighted loss terms, scalars, by the names of ``train.losses``."""
-        return {name: loss(outputs["restored"], batch["gt"]) for name, loss in self.criteria.items()}
+        """Return the weighted loss terms, scalars, by the names of ``train.losses``; of a loss of parts each part."""
+        terms: dict[str, Tensor] = {}
+        for name, loss in self.criteria.items():
+            if hasattr(loss, "parts"):
+                parts = loss.parts(outputs["restored"], batch["gt"])
+                terms |= {name if part == name else f"{name}_{part}": value for part, value in parts.items()}
+            else:
+                terms[name] = loss(outputs["restored"], batch["gt"])
+        return terms
 
     def train_step(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
         """Run forward, backward and update on one step's micro-batches.
@@ -161,21 +183,40 @@ class RestorationModel:
         self._start_phase(step)
         self.network_g.train()
         self.optimizer.zero_grad()
+        if self.adversary:
+            self.adversary.start_step(step)
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with contextlib.nullcontext() if i == len(batches) - 1 else self._no_sync():
                 seeds = (self.options.manual_seed, step, dist.rank(), i)
                 prepared = augment_batch(self.batch_augments, self.prepare(batch), seeds)
-                with self.gradients.autocast():
-                    outputs = self.forward(prepared)
-                terms = self.losses({name: output.float() for name, output in outputs.items()}, prepared, step)
-                terms["total"] = torch.stack(tuple(terms.values())).sum()
-                self.gradients.scaled(terms["total"] / len(batches)).backward()
+                terms = self._backward(prepared, step, len(batches))
+            if self.adversary:
+                share, last = 1 / len(batches), i == len(batches) - 1
+                terms |= self.adversary.learn(terms.pop("restored"), prepared["gt"], step, share=share, last=last)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / len(batches)
         offsets, drop = self.offsets.read(step)
         sums["grad_norm"] = self._update(drop)
         return sums | offsets
+
+    def _backward(self, batch: Batch, step: int, count: int) -> dict[str, Tensor]:
+        """Run forward and backward on one of ``count`` micro-batches; return the loss terms and ``total``.
+
+        With an adversary ``restored`` is among them, for it to learn from; and in steps in which network_g does not
+        learn nothing else is.
+        """
+        learns = self.adversary is None or self.adversary.teaches(step)
+        with torch.set_grad_enabled(learns), self.gradients.autocast():
+            outputs = {name: output.float() for name, output in self.forward(batch).items()}
+        terms: dict[str, Tensor] = {}
+        if learns:
+            terms = self.losses(outputs, batch, step)
+            if self.adversary:
+                terms[self.adversary.name] = self.adversary.loss(outputs["restored"], batch["gt"])
+            terms["total"] = torch.stack(tuple(terms.values())).sum()
+            self.gradients.scaled(terms["total"] / count).backward()
+        return terms | ({"restored": outputs["restored"]} if self.adversary else {})
 
     def _no_sync(self) -> contextlib.AbstractContextManager[None]:
         """Accumulate gradients without exchanging them: only a step's last micro-batch does."""
@@ -185,10 +226,14 @@ class RestorationModel:
     def _update(self, drop: Tensor | None) -> Tensor:
         """Apply the gradients to the weights, and the weights to their average, or ``drop`` them; return the norm."""
         norm = self.gradients.finish([p.grad for p in self.network_g.parameters() if p.grad is not None])
-        skipped = ~torch.isfinite(norm)  # gradients are averaged over processes: all agree
-        skipped = (skipped if drop is None else skipped | drop).float()
+        finite = torch.isfinite(norm)  # gradients are averaged over processes: all agree
+        if self.adversary:
+            finite &= torch.isfinite(self.adversary.finish())
+        skipped = (~finite if drop is None else ~finite | drop).float()
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused optimisers' own protocol
         self.optimizer.step()
+        if self.adversary:
+            self.adversary.update(skipped)
         self.bad_steps_in_a_row = (self.bad_steps_in_a_row + skipped) * skipped
         if self.network_ema is not None:
             assert self.options.train is not None
@@ -289,6 +334,7 @@ class RestorationModel:
             "network_ema": self.network_ema.state_dict() if self.network_ema is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "gradients": self.gradients.state_dict(),
+            "adversary": self.adversary.state_dict() if self.adversary else None,
             "bad_steps_in_a_row": self.bad_steps_in_a_row,
         }
 
@@ -309,6 +355,10 @@ class RestorationModel:
         for group, settings in zip(self.optimizer.param_groups, own, strict=True):
             group.update(settings)  # betas, weight decay ...: the option file's, not the state's
         self.gradients.load_state_dict(state.get("gradients", {}))
+        if self.adversary and state.get("adversary") is None:
+            log.warning("%s: has no discriminator; network_d starts from where a new run does", source)
+        elif self.adversary:
+            self.adversary.load_state_dict(state["adversary"], str(source))
         self.bad_steps_in_a_row.copy_(state["bad_steps_in_a_row"])
 
     def weights(self) -> dict[str, dict[str, Tensor]]:

@@ -1,0 +1,180 @@
+"""Adversarial training: a discriminator beside the network that restores, with its own optimiser and schedule."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vsr.config import Options
+from vsr.losses.gan import r1_penalty
+from vsr.models.gradients import Gradients
+from vsr.models.weights import build_network, fill, read_weights
+from vsr.optim import build_optimizer, build_schedule
+from vsr.utils import dist
+
+
+class Adversary:
+    """network_d, which learns to tell restored images from real ones, and the loss that this gives network_g.
+
+    In each step network_g learns first, against the discriminator as it stands, then the discriminator, from the
+    same restored images. Clips are judged frame by frame.
+
+    Sources: Goodfellow et al., NeurIPS 2014; Ledig et al., SRGAN, CVPR 2017; the relativistic average form:
+    Jolicoeur-Martineau, ICLR 2019, in ESRGAN (Wang et al., ECCVW 2018); R1: Mescheder et al., ICML 2018.
+
+    Args:
+        options: A checked option file with network_d and train.optim_d.
+        name: Of the adversarial loss in train.losses.
+        criterion: That loss.
+        device: Where to work. For several processes the process group must exist already.
+    """
+
+    def __init__(self, options: Options, name: str, criterion: nn.Module, device: torch.device) -> None:
+        train = options.train
+        assert train is not None
+        assert options.network_d is not None, "the rules of the options ask for both"
+        assert train.optim_d is not None, "the rules of the options ask for both"
+        self.options, self.name, self.criterion = train, name, criterion
+        self.network = build_network(options.network_d.as_option()).to(device)
+        if getattr(self.network, "kind", "discriminator") != "discriminator":
+            raise ValueError(
+                f"network_d.type: expected a discriminator, got {options.network_d.type} ({self.network.kind}). "
+                "Use VGGStyleDiscriminator or UNetDiscriminatorSN."
+            )
+        path = options.path
+        if path.pretrain_network_d:
+            weights = read_weights(path.pretrain_network_d, path.param_key_d)
+            fill(self.network, weights, source=path.pretrain_network_d, strict=path.strict_load_d)
+        self.optimizer = build_optimizer(train.optim_d.as_option(), self.network.named_parameters(), lr_mul={})
+        self.schedule = build_schedule(
+            train.scheduler.as_option() if train.scheduler else None,
+            base_lr=train.optim_d.args["lr"],
+            warmup_iter=train.warmup_iter,
+        )
+        self.gradients = Gradients(train.precision, train.clip_grad, device)
+        if train.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parallel: nn.Module = self.network
+        if dist.world_size() > 1:
+            self.parallel = DistributedDataParallel(
+                self.network, device_ids=[device.index] if device.type == "cuda" else None
+            )
+
+    def teaches(self, step: int) -> bool:
+        """Whether network_g learns in step ``step``; in the others the discriminator does alone."""
+        return step > self.options.net_d_init_iters and step % self.options.net_d_iters == 0
+
+    def start_step(self, step: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(step)
+        self.network.train()
+        self.optimizer.zero_grad()
+
+    def loss(self, restored: Tensor, real: Tensor) -> Tensor:
+        """Return the weighted loss of network_g, scalar: how well the discriminator tells its images from real ones."""
+        restored, real = _images(restored), _images(real)
+        self.network.requires_grad_(False)  # its own gradient is of another loss
+        try:
+            with self.gradients.autocast():
+                fake = self.network(restored)
+                if self.options.relativistic:
+                    with torch.no_grad():
+                        truth = self.network(real)
+            fake = fake.float()
+            if not self.options.relativistic:
+                return self._judged(fake, is_real=True, is_disc=False)
+            truth = truth.float()
+            real_loss = self._judged(truth - fake.mean(), is_real=False, is_disc=False)
+            return (real_loss + self._judged(fake - truth.mean(), is_real=True, is_disc=False)) / 2
+        finally:
+            self.network.requires_grad_(True)
+
+    def learn(self, restored: Tensor, real: Tensor, step: int, *, share: float, last: bool) -> dict[str, Tensor]:
+        """Add the gradient of the discriminator's losses on one micro-batch.
+
+        Args:
+            restored, real: Images or clips of one shape.
+            step: From 1.
+            share: Factor on the gradient: 1 / number of micro-batches.
+            last: It is the step's last micro-batch: processes exchange gradients.
+
+        Returns:
+            Detached scalars: d_real and d_fake, the two losses, and the mean outputs out_d_real and out_d_fake.
+        """
+        restored, real = _images(restored).detach(), _images(real)
+        regularise = self.options.r1_reg_weight > 0 and step % self.options.net_d_reg_every == 0
+        terms: dict[str, Tensor] = {}
+        other: Tensor | float = 0.0  # the mean output of the other kind, which the relativistic form compares with
+        if self.options.relativistic:
+            with torch.no_grad(), self.gradients.autocast():
+                other = self.network(restored).float().mean()
+        for is_real, images in ((True, real), (False, restored)):
+            alone = not (last and not is_real and not regularise)
+            with self._no_sync() if alone else contextlib.nullcontext():
+                with self.gradients.autocast():
+                    output = self.parallel(images)
+                output = output.float()
+                loss = self._judged(output - other, is_real=is_real, is_disc=True)
+                if self.options.relativistic:
+                    loss, other = loss / 2, output.detach().mean()
+                self.gradients.scaled(loss * share).backward()
+            terms["d_real" if is_real else "d_fake"] = loss.detach()
+            terms["out_d_real" if is_real else "out_d_fake"] = output.detach().mean()
+        if regularise:
+            with contextlib.nullcontext() if last else self._no_sync():
+                terms["r1"] = self._regularise(real, share)
+        return terms
+
+    def _regularise(self, real: Tensor, share: float) -> Tensor:
+        """Add the gradient of R1, made up for the steps that leave it out; return its value."""
+        images = real.clone().requires_grad_(True)
+        output = self.parallel(images)  # in float32: a gradient of a gradient has no room in half precision
+        penalty = r1_penalty(output, images)
+        factor = self.options.r1_reg_weight / 2 * self.options.net_d_reg_every
+        # BasicSR's zero times the output: every parameter, the last bias too, takes part in the backward pass.
+        self.gradients.scaled((factor * penalty + 0 * output.sum()) * share).backward()
+        return penalty.detach()
+
+    def finish(self) -> Tensor:
+        """Complete the gradient; return its norm, which is not finite if a number in it is not."""
+        return self.gradients.finish([p.grad for p in self.network.parameters() if p.grad is not None])
+
+    def update(self, skipped: Tensor) -> None:
+        """Apply the gradient, unless ``skipped`` (on the device) is 1."""
+        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused optimisers' own protocol
+        self.optimizer.step()
+
+    def _judged(self, output: Tensor, *, is_real: bool, is_disc: bool) -> Tensor:
+        loss: Tensor = self.criterion(output, is_real, is_disc=is_disc)
+        return loss
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[None]:
+        parallel = self.parallel
+        return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else contextlib.nullcontext()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the discriminator's tensors, for a checkpoint."""
+        return {name: value.cpu() for name, value in self.network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "gradients": self.gradients.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], source: str) -> None:
+        fill(self.network, state["network"], source=source)
+        own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)  # the option file's, not the state's
+        self.gradients.load_state_dict(state["gradients"])
+
+
+def _images(batch: Tensor) -> Tensor:
+    """Return the frames of clips (b, t, c, h, w) as images (b * t, c, h, w)."""
+    return batch.flatten(0, 1) if batch.dim() == 5 else batch
