@@ -19,7 +19,7 @@ def environment() -> dict[str, str]:
 
 
 def kill_and_repeat(
-    command: Sequence[str], target: Path, *, after: int, timeout: float = 120
+    command: Sequence[str], target: Path, *, after: int, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Start a command, kill -9 it and all its processes in the middle, and run it again to its end.
 

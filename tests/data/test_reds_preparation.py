@@ -293,9 +293,7 @@ def test_a_hostile_or_cut_archive_leaves_nothing(tmp_path: Path) -> None:
     archive = zipped("val_sharp", tmp_path / "REDS", tmp_path / "scratch")
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        ValueError, match=r"^.*val_sharp\.zip: expected a whole zip or tar archive, got a damaged or cut"
-    ):
+    with pytest.raises(ValueError, match=r"^.*val_sharp\.zip: expected a whole zip or tar archive, got a damaged"):
         prepare_reds(RedsOptions(root=str(tmp_path / "REDS")), workers=0)
     archive.write_bytes(whole)
     with zipfile.ZipFile(archive, "a") as file:

@@ -41,11 +41,11 @@ def json_schema() -> dict[str, Any]:
     """Return a JSON schema (draft 2020-12) of the option file."""
     result = _section(schema.Options)
     result["properties"]["model_type"] = {"enum": vsr.registry.MODELS.names()}
-    # The slots of BasicSR are spellings of entries of train.losses, these keys of ones of train.lr_mul and train.freeze.
+    # BasicSR's spellings: the slots of entries of train.losses, the keys of train.lr_mul and train.freeze.
     train = result["properties"]["train"]["anyOf"][0]
     train["patternProperties"] = {"_opt$": _component("LOSSES")}
-    train["properties"] |= dict.fromkeys(("dcn_lr_mul", "flow_lr_mul"), {"type": "number"})
-    train["properties"] |= dict.fromkeys(("tsa_iter", "fix_flow"), {"type": ["integer", "null"]})
+    train["properties"] |= {key: {"type": "number"} for key in ("dcn_lr_mul", "flow_lr_mul")}
+    train["properties"] |= {key: {"type": ["integer", "null"]} for key in ("tsa_iter", "fix_flow")}
     parts = {cls.__name__: _section(cls) for cls in (schema.DatasetPart,)}  # what arguments hold lists of
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -223,9 +223,8 @@ def _upscale(facts: _Facts, checker: Checker) -> None:
 
 
 # What a line of log.jsonl holds beside the losses.
-_LOG_COLUMNS = frozenset(
-    "step lr total grad_norm time data_time memory keys val restored d_real d_fake out_d_real out_d_fake r1".split()
-)
+_LOG_COLUMNS = {"step", "lr", "total", "grad_norm", "time", "data_time", "memory", "keys", "val"}
+_LOG_COLUMNS |= {"restored", "d_real", "d_fake", "out_d_real", "out_d_fake", "r1"}
 
 
 def _training(facts: _Facts, checker: Checker) -> None:

@@ -22,7 +22,7 @@ class HangWatch:
         self._seconds = SHARE * timeout if dist.world_size() > 1 else 0.0
 
     def step_begins(self) -> None:
-        if self._seconds:
+        if self._seconds and sys.__stderr__ is not None:
             faulthandler.dump_traceback_later(self._seconds, file=sys.__stderr__)
 
     def pause(self) -> None:
