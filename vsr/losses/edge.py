@@ -40,19 +40,19 @@ class EdgeLoss(nn.Module):
         pred, target = checked_pair(pred, target)
         height, width = pred.shape[-2:]
         # all steps are linear: one pyramid, that of the difference, instead of two
-        edges = _finest_level((pred - target).reshape(-1, 1, height, width))
+        edges = _finest_level((pred - target).reshape(1, -1, height, width))
         return self.loss_weight * (edges.square() + self.eps).sqrt().mean()
 
 
-def _finest_level(images: Tensor) -> Tensor:
-    """Return images (n, 1, h, w) without what a version of half their size can hold."""
-    coarse = torch.zeros_like(images)
-    coarse[..., ::2, ::2] = 4 * _blurred(images)[..., ::2, ::2]
-    return images - _blurred(coarse)
+def _finest_level(planes: Tensor) -> Tensor:
+    """Return planes (1, n, h, w) without what a version of half their size can hold."""
+    coarse = torch.zeros_like(planes)
+    coarse[..., ::2, ::2] = 4 * _blurred(planes)[..., ::2, ::2]
+    return planes - _blurred(coarse)
 
 
-def _blurred(images: Tensor) -> Tensor:
-    kernel = images.new_tensor(_BINOMIAL)
-    with no_autocast(images):
-        padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
-        return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, 5)), kernel.view(1, 1, 5, 1))
+def _blurred(planes: Tensor) -> Tensor:
+    count, kernel = planes.shape[1], planes.new_tensor(_BINOMIAL)
+    with no_autocast(planes):
+        padded = F.pad(planes, (2, 2, 2, 2), mode="replicate")
+        return F.conv2d(padded, (kernel[:, None] * kernel).expand(count, 1, 5, 5), groups=count)

@@ -109,5 +109,7 @@ def _window_means(planes: Tensor) -> Tensor:
     """Return the weighted means of all windows that lie inside, (n, 1, h - 10, w - 10)."""
     positions = torch.arange(_SIDE, dtype=torch.float64) - _SIDE // 2
     window = (-positions.square() / (2 * _SIGMA**2)).exp()
-    window = (window / window.sum()).to(planes)
-    return F.conv2d(F.conv2d(planes, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
+    count, window = len(planes), (window / window.sum()).to(planes)
+    across, along = window.expand(count, 1, 1, _SIDE), window.view(-1, 1).expand(count, 1, _SIDE, 1)
+    planes = planes.transpose(0, 1)  # many channels of one image: CPUs are several times faster so
+    return F.conv2d(F.conv2d(planes, across, groups=count), along, groups=count).transpose(0, 1)
