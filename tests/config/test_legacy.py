@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vsr.config.legacy import translate
-from vsr.config.reader import parse, plain
+from vsr.config.reader import parse, plain, read_override
 
 if TYPE_CHECKING:
     from conftest import Case
@@ -299,3 +299,31 @@ def test_clipping_of_nafnet_is_true_or_false() -> None:
     assert problems == [
         "x.yml:2 train.use_grad_clip: expected true or false, got 0.1. Or write clip_grad: {norm: 0.01}."
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "freeze"),
+    [
+        ("train.fix_flow=3", {"parts": ["spynet", "edvr"], "until": 3}),  # its network is known from the file
+        ("train.fix_flow=0", None),
+        ("train.fix_flow=null", None),
+        ("train.tsa_iter=0", None),
+    ],
+)
+def test_an_override_of_a_phase_counts_as_it_would_in_the_file(override: str, freeze: dict[str, object] | None) -> None:
+    file = parse("network_g: {type: IconVSR}\ntrain: {fix_flow: 5000}", "x.yml")
+    problems: list[str] = []
+    translate(file, problems)
+    change = read_override(override)
+    translate(change, problems, over=file)
+    assert problems == []
+    assert plain(change["train"]) == {"freeze": freeze}
+
+
+def test_nafnets_clipping_can_be_taken_away_and_given_by_an_override() -> None:
+    problems: list[str] = []
+    for word, clip in (("false", None), ("true", {"norm": 0.01})):
+        change = read_override(f"train.use_grad_clip={word}")
+        translate(change, problems, over=parse("train: {}", "x.yml"))
+        assert plain(change["train"]) == {"clip_grad": clip}
+    assert problems == []

@@ -48,16 +48,19 @@ _IGNORED = {
 }
 
 
-def translate(root: Node, problems: list[str]) -> None:
+def translate(root: Node, problems: list[str], *, over: Node | None = None) -> None:
     """Rewrite an option file, or a part of one, in place into the vocabulary of ``schema.py``.
 
     Args:
         root: The file, or the mapping that an override stands for.
         problems: Receives what cannot be translated.
+        over: Of an override: the translated file that it is put over.
     """
     if root.get("model_type") == "ImageRestorationModel":
         _read_as_nafnet(root)
         _clip_as_nafnet(root.get("train"), problems)
+    elif over is not None and "use_grad_clip" in (root.get("train") or ()):
+        _clip_as_nafnet(root["train"], problems)
     if root.get("model_type") == "ESRGANModel" and isinstance(root.get("train"), Node):
         mark = root.where("model_type")
         root["train"].put("relativistic", True, mark)
@@ -71,7 +74,7 @@ def translate(root: Node, problems: list[str]) -> None:
             _move_into(root, key, "val", key, problems)
     train = root.get("train")
     if isinstance(train, Node):
-        _gather_freezing(train, root.get("network_g"), problems)
+        _gather_freezing(train, (root if over is None else over).get("network_g"), problems)
         _gather_losses(train, problems)
         _gather_mixing(train, problems)
         for key, part in (("dcn_lr_mul", "dcn"), ("flow_lr_mul", "spynet")):
@@ -102,6 +105,8 @@ def _clip_as_nafnet(train: Any, problems: list[str]) -> None:
     clips, mark = train.take("use_grad_clip") if "use_grad_clip" in train else (True, train.where("clip_grad"))
     if not isinstance(clips, bool):
         problems.append(f"{mark}: expected true or false, got {show(clips)}. Or write clip_grad: {{norm: 0.01}}.")
+    elif not clips and train.on_path:  # what the file has is taken away
+        train.put("clip_grad", None, mark)
     elif clips and "clip_grad" not in train:
         log.info("%s: NAFNet's code has it without saying so, clip_grad: {norm: 0.01}", mark)
         train.put("clip_grad", _node(mark, norm=0.01), mark)
@@ -112,6 +117,8 @@ def _gather_freezing(train: Node, network: Any, problems: list[str]) -> None:
     for key in [key for key in ("tsa_iter", "fix_flow") if key in train]:
         value, mark = train.take(key)
         if value is None or value == 0:
+            if train.on_path:  # what the file has is taken away
+                train.put("freeze", None, mark)
             continue
         if train.get("freeze") is not None:
             problems.append(f"{mark}: expected either this or freeze, got both. Keep freeze.")

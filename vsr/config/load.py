@@ -32,7 +32,7 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
         except OptionError as error:
             problems += error.problems
             continue
-        translate(override, problems)
+        translate(override, problems, over=root)
         _merge(root, override, problems)
     checker = Checker()
     options = checker.options(root)

@@ -21,12 +21,13 @@ class HangWatch:
     def __init__(self, timeout: float) -> None:
         self._seconds = SHARE * timeout if dist.world_size() > 1 else 0.0
 
-    def step_begins(self) -> None:
+    def go(self) -> None:
+        """Call when a step is over, and before the first one: the wait for data belongs to the next."""
         if self._seconds and sys.__stderr__ is not None:
             faulthandler.dump_traceback_later(self._seconds, file=sys.__stderr__)
 
     def pause(self) -> None:
-        """Call before what may take long: saving, validating."""
+        """Call before a validation, which may take longer than dist.timeout: the processes wait for each other after it."""
         if self._seconds:
             faulthandler.cancel_dump_traceback_later()
 

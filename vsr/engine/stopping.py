@@ -32,7 +32,9 @@ class StopRequest:
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-                if signal.getsignal(number) != signal.SIG_IGN:  # of a run in the background Ctrl-C means another one
+                # Of a run in the background Ctrl-C means another one; a handler that is not Python's (None:
+                # faulthandler.register) could not be put back.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:

@@ -89,9 +89,12 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
     ):
         validation = Validation(options, model, val_sets, folder, progress, stop)
         validation.catch_up(start)
+        if stop.asked():  # a validation that was cut short is made up for by the next run
+            stop.leave(folder.root, start)
+            return
+        hangs.go()
         for step, batches in enumerate(grouped(loader, accumulate), start=start + 1):
             progress.data_ready()
-            hangs.step_begins()
             terms = model.train_step(batches, step)
             draw += draws_a_step
             keys = [key for batch in batches for key in batch["key"]]
@@ -100,10 +103,10 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
                 judge_offsets(model, folder.states, step)
                 stop_if_diverged(model, step)
             # The state first: a run that is killed while it validates has lost nothing.
-            hangs.pause()
             saves = step % options.logger.save_checkpoint_freq == 0 or step == total
             if saves:
                 save_state(folder, model, given, step, draw)
+            hangs.pause()
             if validation.due(step) and not stop.asked():
                 validation.run(step)
             if stop.asked():
@@ -112,6 +115,7 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
                 stop.leave(folder.root, step)
                 return
             progress.pause()
+            hangs.go()
     log.info("finished: %d steps. Weights, logs and states: %s", total, folder.root)
 
 
@@ -139,6 +143,8 @@ def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tupl
         weights = starting_weights(options)
         if weights:
             model.load_pretrained(weights)
+        if model.adversary:
+            model.adversary.load_pretrained()
         return 0, 0
     state = checkpoint.load(Path(path))
     model.load_state_dict(state["model"], path)

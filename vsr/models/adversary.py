@@ -44,10 +44,7 @@ class Adversary:
                 f"network_d.type: expected a discriminator, got {options.network_d.type} ({self.network.kind}). "
                 "Use VGGStyleDiscriminator or UNetDiscriminatorSN."
             )
-        path = options.path
-        if path.pretrain_network_d:
-            weights = read_weights(path.pretrain_network_d, path.param_key_d)
-            fill(self.network, weights, source=path.pretrain_network_d, strict=path.strict_load_d)
+        self.path = options.path
         self.optimizer = build_optimizer(train.optim_d.as_option(), self.network.named_parameters(), lr_mul={})
         self.schedule = build_schedule(
             train.scheduler.as_option() if train.scheduler else None,
@@ -62,6 +59,13 @@ class Adversary:
             self.parallel = DistributedDataParallel(
                 self.network, device_ids=[device.index] if device.type == "cuda" else None
             )
+
+    def load_pretrained(self) -> None:
+        """Start from path.pretrain_network_d, if it names a checkpoint; a run that continues has weights of its own."""
+        source = self.path.pretrain_network_d
+        if source:
+            weights = read_weights(source, self.path.param_key_d)
+            fill(self.network, weights, source=source, strict=self.path.strict_load_d)
 
     def teaches(self, step: int) -> bool:
         """Whether network_g learns in step ``step``; in the others the discriminator does alone."""
@@ -79,10 +83,10 @@ class Adversary:
         self.network.requires_grad_(False)  # its own gradient is of another loss
         try:
             with self.gradients.autocast():
-                fake = self.network(restored)
-                if self.options.relativistic:
+                if self.options.relativistic:  # first, as ESRGAN's code does: each call improves the spectral norms
                     with torch.no_grad():
                         truth = self.network(real)
+                fake = self.network(restored)
             fake = fake.float()
             if not self.options.relativistic:
                 return self._judged(fake, is_real=True, is_disc=False)

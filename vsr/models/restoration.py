@@ -104,8 +104,7 @@ class RestorationModel:
             checkpoint_activations(self.network_g)
         if options.compile:
             self.network_g.compile()
-        self.parallel: nn.Module = self.network_g  # what the training step calls
-        self._start_phase(1)
+        self.parallel: nn.Module = self.network_g  # what the training step calls; of several processes DDP, from then on
         self.bad_steps_in_a_row = torch.zeros((), device=self.device)
 
     def _start_phase(self, step: int) -> None:
@@ -357,6 +356,7 @@ class RestorationModel:
         self.gradients.load_state_dict(state.get("gradients", {}))
         if self.adversary and state.get("adversary") is None:
             log.warning("%s: has no discriminator; network_d starts from where a new run does", source)
+            self.adversary.load_pretrained()
         elif self.adversary:
             self.adversary.load_state_dict(state["adversary"], str(source))
         self.bad_steps_in_a_row.copy_(state["bad_steps_in_a_row"])
