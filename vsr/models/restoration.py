@@ -104,7 +104,7 @@ class RestorationModel:
             checkpoint_activations(self.network_g)
         if options.compile:
             self.network_g.compile()
-        self.parallel: nn.Module = self.network_g  # what the training step calls; of several processes DDP, from then on
+        self.parallel: nn.Module = self.network_g  # what the training step calls; DDP from the first one on
         self.bad_steps_in_a_row = torch.zeros((), device=self.device)
 
     def _start_phase(self, step: int) -> None:
