@@ -27,7 +27,7 @@ class HangWatch:
             faulthandler.dump_traceback_later(self._seconds, file=sys.__stderr__)
 
     def pause(self) -> None:
-        """Call before a validation, which may take longer than dist.timeout; afterwards processes wait for each other."""
+        """Call before a validation, which may take longer than dist.timeout; processes wait for each other after it."""
         if self._seconds:
             faulthandler.cancel_dump_traceback_later()
 
