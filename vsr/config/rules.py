@@ -235,7 +235,12 @@ def _training(facts: _Facts, checker: Checker) -> None:
         if name in _LOG_COLUMNS:
             text = f"expected a name of its own for the loss, got '{name}', a column of log.jsonl. Choose another one."
             checker.add(facts.where("train", "losses", name), text)
-
+        elif not plain_name(name):
+            text = f"expected a plain name for the loss, got {show(name)}. Leave out '/' and the like."
+            checker.add(facts.where("train", "losses", name), text)
+        if facts.get("train", "losses", name, "reduction") == "none":
+            text = "expected 'mean' or 'sum', as training wants one number, got 'none'. Choose one."
+            checker.add(facts.where("train", "losses", name, "reduction"), text)
     if facts.get("train", "scale_iterations") and facts.get("train", "reference_batch") is None:
         text = "expected reference_batch beside it, the samples a step that the file is meant for, got none. Add it."
         checker.add(facts.where("train", "scale_iterations"), text)

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from vsr.config import LoggerOptions
 from vsr.models.offset_watch import PREFIX as OFFSET
+from vsr.models.terms import Term, readings
 from vsr.utils import dist
 
 log = logging.getLogger(__name__)
@@ -32,10 +34,14 @@ class TrainLog:
         options: How often, and whether to TensorBoard.
         folder: Where log.jsonl and tb/ go.
         start: Steps done before; total: steps of the whole run.
+        terms: What is known of the losses, by their names.
     """
 
-    def __init__(self, options: LoggerOptions, folder: Path, start: int, total: int) -> None:
+    def __init__(
+        self, options: LoggerOptions, folder: Path, start: int, total: int, terms: Mapping[str, Term] | None = None
+    ) -> None:
         self.options, self.folder, self.start, self.total = options, folder, start, total
+        self._terms = terms or {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._count, self._data_time, self._warned_of_data = 0, 0.0, False
@@ -78,6 +84,8 @@ class TrainLog:
         numbers = dict(zip(self._sums, values.tolist(), strict=True))  # here the host waits for the device
         elapsed = time.perf_counter() - self._since
         seconds, data = elapsed / self._count, self._data_time / self._count
+        read = readings(numbers, self._terms)
+        numbers |= {f"{kind}/{name}": value for name, kinds in read.items() for kind, value in kinds.items()}
         entry: dict[str, Any] = {"step": step, "lr": rate, **numbers}
         entry |= {"time": seconds, "data_time": data, "memory": memory()}
         if self.options.log_keys:
@@ -88,7 +96,9 @@ class TrainLog:
         eta = time.strftime("%H:%M:%S", time.gmtime((self.total - step) * seconds % 86400))
         days = int((self.total - step) * seconds // 86400)
         offsets = {name: value for name, value in numbers.items() if name.startswith(OFFSET)}
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name not in offsets)
+        shown = "  ".join(
+            f"{name} {value:.4g}{self._in_brackets(name, read)}" for name, value in numbers.items() if "/" not in name
+        )
         if offsets:  # a line has room for one of them
             name = max(offsets, key=lambda name: math.inf if math.isnan(offsets[name]) else offsets[name])
             shown += f"  offset {offsets[name]:.4g} ({name.removeprefix(OFFSET)})"
@@ -105,6 +115,16 @@ class TrainLog:
         self.write(entry)
         for name, value in {**numbers, "lr": rate, "time": seconds, "data_time": data}.items():
             self.scalar(name if name.startswith(OFFSET) else f"train/{name}", value, step)
+
+    def _in_brackets(self, name: str, read: Mapping[str, Mapping[str, float]]) -> str:
+        """Return what a line has room for of a loss's readings: those that say more than its value."""
+        kinds = read.get(name, {})
+        words = [f"{kind} {kinds[kind]:.4g}" for kind in ("mean", "dB") if kind in kinds]
+        if not words and "raw" in kinds and self._terms[name].weight != 1:
+            words = [f"raw {kinds['raw']:.4g}"]
+        if len(read) > 1 and "share" in kinds:
+            words.append(f"{kinds['share']:.0%}")
+        return f" ({', '.join(words)})" if words else ""
 
     def pause(self) -> None:
         """Call after validation and checkpoints, whose time is no step's."""

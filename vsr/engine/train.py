@@ -57,7 +57,8 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
     train_set = build_dataset(section, scale=options.scale, seed=options.manual_seed, key="train")
     val_sets = [EvaluationSet(key, options) for key in options.datasets if key != "train"]
     model: RestorationModel = MODELS.build({"type": options.model_type}, options=options, device=device)
-    model.check_sample(train_set[0, 0], "datasets.train", train=True)
+    sample = train_set[0, 0]
+    model.check_sample(sample, "datasets.train", train=True)
     for val_set in val_sets:
         model.check_sample(val_set.dataset[0], f"datasets.{val_set.key}", train=False)
         val_set.check_memory(model)
@@ -81,11 +82,12 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
         num_batches=max(total - start, 0) * accumulate,
     )
     loader = build_train_loader(train_set, section, sampler, pin_memory=device.type == "cuda")
+    terms_known = model.loss_terms(sample["gt"].numel() * section.batch_size_per_gpu)
 
     with (
         closing(StopRequest()) as stop,
         closing(HangWatch(options.dist.timeout)) as hangs,
-        closing(TrainLog(options.logger, folder.root, start, total)) as progress,
+        closing(TrainLog(options.logger, folder.root, start, total, terms_known)) as progress,
     ):
         validation = Validation(options, model, val_sets, folder, progress, stop)
         validation.catch_up(start)

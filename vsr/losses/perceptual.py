@@ -132,6 +132,12 @@ class PerceptualLoss(nn.Module):
         """Return the sum of ``parts``, scalar."""
         return torch.stack(tuple(self.parts(pred, target).values())).sum()
 
+    @property
+    def part_weights(self) -> dict[str, float]:
+        """The factors of the terms that are not left out."""
+        weights = {"perceptual": self.perceptual_weight, "style": self.style_weight}
+        return {name: weight for name, weight in weights.items() if weight}
+
     def parts(self, pred: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms that are not left out, scalars: 'perceptual', 'style'.
 

@@ -110,6 +110,8 @@ class PSNRLoss(nn.Module):
         toY: Compare the luma (BT.601) of the two RGB images.
     """
 
+    decibels = True
+
     def __init__(
         self,
         *,

@@ -25,6 +25,7 @@ class WeightedTVLoss(nn.Module):
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction: WeightedTVLoss has 'mean' and 'sum' only, got {reduction!r}")
+        self.loss_weight, self.reduction = loss_weight, reduction
         self.compare = L1Loss(loss_weight=loss_weight, reduction=reduction)
 
     def forward(self, pred: Tensor, target: Tensor | None = None, *, weight: Tensor | None = None) -> Tensor:

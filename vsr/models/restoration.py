@@ -21,6 +21,7 @@ from vsr.models.adversary import Adversary
 from vsr.models.freezing import Freezing
 from vsr.models.gradients import Gradients
 from vsr.models.offset_watch import OffsetWatch
+from vsr.models.terms import Term, describe_terms, term_name
 from vsr.models.weights import build_network, fill, for_inference, read_weights
 from vsr.optim import build_optimizer, build_schedule
 from vsr.registry import LOSSES, METRICS
@@ -154,10 +155,15 @@ class RestorationModel:
         for name, loss in self.criteria.items():
             if hasattr(loss, "parts"):
                 parts = loss.parts(outputs["restored"], batch["gt"])
-                terms |= {name if part == name else f"{name}_{part}": value for part, value in parts.items()}
+                terms |= {term_name(name, part): value for part, value in parts.items()}
             else:
                 terms[name] = loss(outputs["restored"], batch["gt"])
         return terms
+
+    def loss_terms(self, values: int) -> dict[str, Term]:
+        """Return what is known of the terms of network_g's loss, for a log; ``values``: of a batch's ground truth."""
+        adversarial = {self.adversary.name: self.adversary.criterion} if self.adversary else {}
+        return describe_terms({**self.criteria, **adversarial}, values)
 
     def train_step(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
         """Run forward, backward and update on one step's micro-batches.
@@ -213,6 +219,8 @@ class RestorationModel:
             terms = self.losses(outputs, batch, step)
             if self.adversary:
                 terms[self.adversary.name] = self.adversary.loss(outputs["restored"], batch["gt"])
+            if unreduced := [name for name, term in terms.items() if term.dim()]:
+                raise ValueError(f"train.losses.{unreduced[0]}: expected a loss of one number. Use reduction: mean.")
             terms["total"] = torch.stack(tuple(terms.values())).sum()
             self.gradients.scaled(terms["total"] / count).backward()
         return terms | ({"restored": outputs["restored"]} if self.adversary else {})
