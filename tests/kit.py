@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +18,38 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
+_MARK = "VSR_TEST_RUN"  # in the environment of what a test starts, and so of what that starts
+_marks: dict[int, str] = {}
 
 
-def launch(script: str, *arguments: str, world: int = 1) -> subprocess.Popen[str]:
-    """Start train.py or test.py in a process group of its own; ``world`` > 1: under torchrun."""
+def launch(
+    script: str, *arguments: str, world: int = 1, torchrun: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:  # fmt: skip
+    """Start train.py or test.py in a process group of its own; ``world`` > 1: under torchrun, with options for it."""
     command = [sys.executable]
     if world > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    return subprocess.Popen(
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", *torchrun]
+    paths = (str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults"), os.environ.get("PYTHONPATH", ""))
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
         [*command, str(ROOT / script), *arguments],
-        env=environment,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            **(environment or {}),
+            _MARK: mark,
+        },
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+    _marks[process.pid] = mark
+    return process
 
 
 def run(script: str, *arguments: str, world: int = 1, timeout: float = 180) -> tuple[int, str]:
@@ -52,11 +64,22 @@ def run(script: str, *arguments: str, world: int = 1, timeout: float = 180) -> t
 
 def kill(process: subprocess.Popen[str]) -> None:
     """Kill -9 the process and all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    for pid in members(process):  # torchrun's processes have groups of their own
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
+
+
+def members(process: subprocess.Popen[str]) -> list[int]:
+    """Return the processes that are left of what ``launch`` has started: those with its mark in their environment."""
+    found, mark = [], f"{_MARK}={_marks[process.pid]}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def still_running(argument: str, *, seconds: float) -> list[str]:
