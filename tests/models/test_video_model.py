@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from vsr.config import load_options
+from vsr.config import OptionError, load_options
+from vsr.inference import infer
 from vsr.models.video import VideoModel
 from vsr.registry import MODELS
+from vsr.utils.images import to_uint8
 
 EDVR = "{type: EDVR, num_feat: 8, num_frame: 3, deformable_groups: 2, num_extract_block: 1, num_reconstruct_block: 1}"
 BASICVSR = "{type: BasicVSR, num_feat: 8, num_block: 1}"
@@ -69,6 +71,36 @@ def test_a_clip_is_restored_as_a_whole_or_in_chunks(tiny: Path) -> None:
     assert lengths == {"whole": [7], "chunks": [4, 4, 3]}
     first = [results[name]["c/0"].astype(int) for name in ("whole", "chunks")]
     assert abs(first[0] - first[1]).max() <= 2  # frames far away tell a new network little
+
+
+def test_a_septuplet_is_restored_as_a_clip_and_its_mirror_image_and_its_middle_frame_measured(tiny: Path) -> None:
+    model = make_model(tiny, BASICVSR, "val.center_frame_only=true", "val.flip_seq=true")
+    clip = whole_clip(7)["lq"]
+    window = {"lq": clip, "gt": torch.full((1, 3, 32, 32), 128, dtype=torch.uint8), "key": ["c/im4"]}
+    model.check_sample({key: value[0] for key, value in window.items()}, "datasets.val", train=False)
+    frames: dict[str, Any] = {}
+    records = model.validate([window], on_frame=frames.__setitem__)
+    with torch.no_grad():
+        x = clip.float() / 255
+        both = infer(model.inference_network, torch.cat((x, x.flip(1)), 1))[0]
+    expected = (both[3] + both[14 - 1 - 3]) / 2  # im4 comes as the 4th frame, and as the 4th last
+    assert [record.key for record in records] == ["c/im4"]
+    assert (frames["c/im4"] == to_uint8(expected)).all()
+    assert (frames["c/im4"] != to_uint8(both[3])).any()  # which is what a clip without its mirror image would give
+    with pytest.raises(ValueError, match="center_frame_only"):
+        make_model(tiny, BASICVSR).check_sample(window | {"lq": clip[0], "gt": window["gt"][0]}, "x", train=False)
+    with pytest.raises(ValueError, match="GT frame for each LQ frame"):  # not to train on
+        model.check_sample(window | {"lq": clip[0], "gt": window["gt"][0]}, "x", train=True)
+
+
+@pytest.mark.parametrize("key", ["flip_seq", "center_frame_only"])
+def test_options_of_whole_clips_are_refused_for_other_networks(tiny: Path, key: str) -> None:
+    model = make_model(tiny, EDVR, f"val.{key}=true")
+    sample = {key: value[0] for key, value in windows(3)[0].items()}
+    with pytest.raises(ValueError, match=rf"val\.{key}: expected false"):
+        model.check_sample(sample, "datasets.val", train=False)
+    with pytest.raises(OptionError, match="expected false for model_type ImageModel"):
+        load_options(tiny, [f"val.{key}=true", "model_type=ImageModel"])
 
 
 @pytest.mark.cuda

@@ -36,6 +36,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "train.freeze.until": (1, None),
     "train.offset_watch.limit": (0, None),
     "val.val_freq": (1, None),
+    "val.val_at.*": (0, None),
     "val.chunk": (0, None),
     "val.chunk_overlap": (0, None),
     "val.tile": (0, None),
@@ -262,6 +263,18 @@ def _validation(facts: _Facts, checker: Checker) -> None:
         better = facts.get(*path)
         if better is not None and better not in ("higher", "lower"):
             checker.add(facts.where(*path), f"expected 'higher' or 'lower', got {show(better)}. Use one of them.")
+    for clips in ("flip_seq", "center_frame_only"):
+        model_type = facts.get("model_type")
+        if facts.get("val", clips) and model_type in ("ImageModel", "StereoModel"):
+            text = f"expected false for model_type {model_type}, which knows no clips, got true. Leave it out."
+            checker.add(facts.where("val", clips), text)
+    sets = [key for key in _entries(facts.get("datasets")) if key != "train"]
+    for key, known in (("set", sets), ("metric", list(_entries(facts.get("val", "metrics"))))):
+        name = facts.get("val", "best", key)
+        if name is not None and name not in known:
+            there = f"one of {', '.join(known)}" if known else "none, as there are none"
+            text = f"expected {there}, got {show(name)}.{suggest(name, known)}"
+            checker.add(facts.where("val", "best", key), text)
     for whole in ("tile", "chunk"):
         size, overlap = facts.get("val", whole), facts.get("val", f"{whole}_overlap")
         if size and overlap is not None and 0 < size <= overlap:

@@ -161,19 +161,33 @@ class MetricOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BestOptions:
+    """What picks the weights that are kept as net_g_best.pth."""
+
+    set: str | None = None  # section of datasets; none: the first that is not train
+    metric: str | None = None  # name in val.metrics; none: the first
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValOptions:
     """Validation during training, and test.py."""
 
     val_freq: int | None = None  # steps between validations; none: at the end only
+    val_at: list[int] = field(default_factory=list)  # further steps to validate after; 0: before the first one
+    weights: Literal["ema", "raw"] = "ema"  # which are measured: the averaged ones, if there are any; the trained ones
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the network; published figures are of float32
     save_img: bool | None = None  # write every restored frame; none: test.py does, training does not
     suffix: str | None = None  # appended to the names of saved images
-    metrics: Mapping[str, MetricOptions] = field(default_factory=dict)  # the first one picks the best checkpoint
+    metrics: Mapping[str, MetricOptions] = field(default_factory=dict)  # by names of your own
+    best: BestOptions = field(default_factory=BestOptions)  # which of them picks the best checkpoint
     compare_bicubic: bool = False  # measure the bicubically upsampled input beside the network
     chunk: int = 0  # frames of a clip that a network of whole clips gets at a time; 0: all
     chunk_overlap: int = 6  # frames that neighbouring chunks share
     tile: int = 0  # side in LQ pixels of the tiles that a frame is restored in; 0: whole frames
     tile_overlap: int = 16  # LQ pixels that neighbouring tiles share
     self_ensemble: bool = False  # average over the 8 flips and rotations
+    flip_seq: bool = False  # networks of whole clips: let a clip follow once more in reverse, average the two results
+    center_frame_only: bool = False  # networks of whole clips: of windows, restore all, and measure the middle frame
 
 
 @dataclass(frozen=True, kw_only=True)

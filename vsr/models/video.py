@@ -50,11 +50,16 @@ class VideoModel(RestorationModel):
                 f"{where}.type: expected windows with one GT frame for {name}, got clips with a GT frame each. "
                 "Use VideoTrainDataset."
             )
-        if temporal != "window" and not per_frame and "gt" in sample:
+        middle = temporal == "clip" and not train and self.options.val.center_frame_only
+        if temporal != "window" and not per_frame and "gt" in sample and not middle:
             raise ValueError(
                 f"{where}.type: expected clips with a GT frame for each LQ frame for {name}, got windows. "
-                "Use one of the VideoRecurrent... data sets."
+                "Use one of the VideoRecurrent... data sets"
+                + (", or val.center_frame_only." if temporal == "clip" and not train else ".")
             )
+        for key in ("flip_seq", "center_frame_only"):
+            if temporal != "clip" and getattr(self.options.val, key):
+                raise ValueError(f"val.{key}: expected false for {name}, which is no network of whole clips, got true.")
         super().check_sample(sample, where, train=train)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -79,20 +84,27 @@ class VideoModel(RestorationModel):
     def restore(self, batch: Batch) -> Tensor:
         val = self.options.val
         whole = not (val.tile or val.self_ensemble)
-        if "frames" not in batch:  # windows
+        whole_clips = getattr(self.network_g, "temporal", "window") == "clip"
+        if "frames" not in batch and not whole_clips:  # windows
             network = self._window_network
             return infer(network, batch["lq"]) if network is not None and whole else super().restore(batch)
-        clips = [
-            restore_clip(
-                self.inference_network,
-                clip.cpu(),  # and so is the result: only what is being computed has to fit on the device
-                chunk=val.chunk,
-                chunk_overlap=val.chunk_overlap,
-                tile=val.tile,
-                tile_overlap=val.tile_overlap,
-                self_ensemble=val.self_ensemble,
-                device=self.device,
-            )
-            for clip in batch["lq"]
-        ]
+        clips = [self._restore_clip(clip, mirrored=val.flip_seq and whole_clips) for clip in batch["lq"]]
+        if "frames" not in batch:  # val.center_frame_only
+            return torch.stack([clip[len(clip) // 2] for clip in clips])
         return torch.stack(clips) if len(clips) > 1 else clips[0][None]
+
+    def _restore_clip(self, clip: Tensor, *, mirrored: bool) -> Tensor:
+        """Restore all frames of a clip (t, 3, h, w); ``mirrored``: BasicVSR's way with Vimeo-90K's short ones."""
+        val, total = self.options.val, len(clip)
+        frames = clip.cpu()  # and so is the result: only what is being computed has to fit on the device
+        restored = restore_clip(
+            self.inference_network,
+            torch.cat((frames, frames.flip(0))) if mirrored else frames,
+            chunk=val.chunk,
+            chunk_overlap=val.chunk_overlap,
+            tile=val.tile,
+            tile_overlap=val.tile_overlap,
+            self_ensemble=val.self_ensemble,
+            device=self.device,
+        )
+        return (restored[:total] + restored[total:].flip(0)) / 2 if mirrored else restored
