@@ -1,12 +1,16 @@
 """Measuring a model on a validation or test set, beside bicubic upsampling."""
 
-from collections.abc import Mapping
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vsr.config import DatasetOptions, Options
 from vsr.data.loader import build_dataset, build_val_loader
@@ -16,6 +20,11 @@ from vsr.utils import dist
 from vsr.utils.images import to_uint8, write_image
 from vsr.utils.records import Record
 from vsr.utils.resize import imresize
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+SECONDS_BETWEEN_LINES = 60
 
 
 class EvaluationSet:
@@ -41,15 +50,13 @@ class EvaluationSet:
 
         A process that is asked to stop leaves out the rest of its share.
         """
-        loader = self._loader(model)
-        return model.validate(stop.until(loader) if stop else loader, on_frame=on_frame)
+        return model.validate(self._batches(model, stop), on_frame=on_frame)
 
     def baseline(self, model: RestorationModel, *, stop: StopRequest | None = None) -> list[Record] | None:
         """Measure the bicubically upsampled input with the model's metrics; once, as it never changes."""
         if not self.compare_bicubic or self._baseline is not None:
             return self._baseline
-        loader = self._loader(model)
-        records = model.validate(stop.until(loader) if stop else loader, restore=self.bicubic)
+        records = model.validate(self._batches(model, stop), restore=self.bicubic)
         if stop is None or not stop.asked():
             self._baseline = records
         return records
@@ -60,6 +67,10 @@ class EvaluationSet:
             self._loader(model)
         except ValueError as error:
             raise ValueError(f"datasets.{self.key}: {error}") from error
+
+    def _batches(self, model: RestorationModel, stop: StopRequest | None) -> Iterator[Batch]:
+        loader = self._loader(model)
+        return told(stop.until(loader) if stop else loader, self.name, len(loader))
 
     def _loader(self, model: RestorationModel) -> Any:
         return build_val_loader(
@@ -105,13 +116,28 @@ class EvaluationSet:
 
             if restored is None:
                 model.inference_network.eval()
-                restored = picture(model.restore(batch))
+                restored = picture(model.restore_at_precision(batch))
             restored = side_by_side(restored)
             target = picture(batch["gt"]) if "gt" in batch else None
             if names:  # of a clip, only the frame that is shown has to be upsampled
                 batch["lq"] = batch["lq"][:, frame : frame + 1]
             before = self.bicubic(batch)
             return side_by_side(to_uint8(before.reshape(before.shape[-3:]))), restored, target
+
+
+def told(items: Iterable[Item], name: str, count: int) -> Iterator[Item]:
+    """Yield ``count`` items, and tell rank 0's screen how far it is: by a bar, or by a line a minute."""
+    shown = dist.is_main() and sys.stderr.isatty()
+    began = last = time.perf_counter()
+    with tqdm(total=count, desc=name, unit="item", leave=False, disable=not shown, dynamic_ncols=True) as bar:
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.update()
+            now = time.perf_counter()
+            if dist.is_main() and not shown and now - last >= SECONDS_BETWEEN_LINES:
+                last = now
+                each = (now - began) / done
+                log.info("%s: %d of %d, about %.0f s left", name, done, count, each * (count - done))
 
 
 def definitions(model: RestorationModel) -> Mapping[str, str]:

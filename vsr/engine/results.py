@@ -140,6 +140,32 @@ def format_table(
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Best:
+    """A metric on a set: its value now, and its best one so far."""
+
+    set_name: str
+    metric: str
+    now: float
+    best: float | None  # None: there has been none that is a number
+    step: int | None
+    picks: bool  # it decides which weights are kept as the best
+
+
+def format_bests(bests: Sequence[Best]) -> str:
+    """Return a table of where a run stands: one line a set and metric."""
+    columns: list[list[str]] = [["best so far"], [""], ["now"], ["best"], ["at step"]]
+    for entry in bests:
+        places = decimals_of([entry.now, *([] if entry.best is None else [entry.best])])
+        best = "-" if entry.best is None else f"{entry.best:.{places}f}"
+        step = "-" if entry.step is None else f"{entry.step}{'*' if entry.picks else ' '}"
+        cells = [_shorten(entry.set_name), _shorten(entry.metric), f"{entry.now:.{places}f}", best, step]
+        for column, cell in zip(columns, cells, strict=True):
+            column.append(cell)
+    lines = _lines(columns)
+    return "\n".join([*lines, "*: the weights kept as the best"] if any(entry.picks for entry in bests) else lines)
+
+
 def write_csv(
     path: str | Path,
     records: Sequence[Record],

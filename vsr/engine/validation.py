@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from vsr.config import Options
 from vsr.engine import checkpoint
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, higher_is_better
 from vsr.engine.log import TrainLog
-from vsr.engine.results import format_table, totals
+from vsr.engine.results import Best, format_bests, format_table, totals
 from vsr.engine.run_folder import RunFolder
 from vsr.engine.stopping import StopRequest
 from vsr.models.restoration import OnFrame, RestorationModel
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Validation:
-    """Validates when it is due, keeps the best weights, and remembers both across a resume."""
+    """Validates when it is due, keeps the best weights, and remembers what was best across a resume."""
 
     options: Options
     model: RestorationModel
@@ -37,49 +37,70 @@ class Validation:
 
     def due(self, step: int) -> bool:
         assert self.options.train is not None
-        every = self.options.val.val_freq
-        return bool(self.sets) and (step == self.options.train.total_iter or (every is not None and step % every == 0))
+        val = self.options.val
+        regular = step > 0 and val.val_freq is not None and step % val.val_freq == 0
+        return bool(self.sets) and (regular or step in val.val_at or step == self.options.train.total_iter)
 
     def catch_up(self, start: int) -> None:
-        """Validate now if the run was stopped between the state and its validation."""
-        if start and self.due(start) and self._memory().get("step", 0) < start:
+        """Validate now if the run was stopped between the state and its validation, or is to do so before step 1."""
+        if self.due(start) and self._memory().get("step", -1) < start:
             self.run(start)
 
     def run(self, step: int) -> None:
         """Validate on every set; log, show and save. If the run is asked to stop, it is as if nothing had been done."""
-        memory, first = self._memory(), next(iter(self.model.metrics), None)
-        for i, val_set in enumerate(self.sets):
+        measured: dict[str, dict[str, float]] = {}  # the totals by set
+        for val_set in self.sets:
             shown: dict[str, np.ndarray] = {}  # the first frame, for TensorBoard
             records = val_set.measure(self.model, self._on_frame(val_set, step, shown), stop=self.stop)
             baseline = val_set.baseline(self.model, stop=self.stop)
             if self.stop.asked():
                 return
-            means = totals(records, list(self.model.metrics))
+            means = measured[val_set.name] = totals(records, list(self.model.metrics))
             log.info("step %d\n%s", step, format_table(val_set.name, records, definitions(self.model), baseline))
             self.progress.write({"step": step, "val": val_set.name, **means})
             for name, value in means.items():
                 self.progress.scalar(f"val/{val_set.name}/{name}", value, step)
-            if not dist.is_main():
-                continue
-            for key, restored in shown.items():
-                self._show(val_set, key, restored, step)
-            if i == 0 and first is not None and first in means:
-                self._keep_best(memory, step, first, means[first])
+            if dist.is_main():
+                for key, restored in shown.items():
+                    self._show(val_set, key, restored, step)
+        memory = self._memory()
         if dist.is_main():
+            self._keep_best(memory, measured, step)
             with atomic_write(self._memory_file(), "w") as file:
                 json.dump({**memory, "step": step}, file)
         dist.barrier()
 
-    def _keep_best(self, memory: dict[str, Any], step: int, name: str, value: float) -> None:
-        best = memory.get("best")
-        if math.isnan(value):
-            return
-        sign = 1 if higher_is_better(self.options, self.model, name) else -1
-        if best is None or best["metric"] != name or sign * value > sign * best["value"]:
-            checkpoint.save_weights(self.folder, self.model, checkpoint.BEST_WEIGHTS)
-            memory["best"] = {"step": step, "metric": name, "value": value}
+    def _keep_best(self, memory: dict[str, Any], measured: Mapping[str, Mapping[str, float]], step: int) -> None:
+        """Note in ``memory`` what is better than before, keep the best weights, and tell how things stand."""
+        picks = (self._best_set(), self.options.val.best.metric or next(iter(self.model.metrics), None))
+        bests, table = memory.setdefault("bests", {}), []
+        for set_name, means in measured.items():
+            for metric, value in means.items():
+                known, better = bests.setdefault(set_name, {}), higher_is_better(self.options, self.model, metric)
+                if _beats(value, known.get(metric), higher=better):
+                    known[metric] = {"step": step, "value": value}
+                best = known.get(metric, {"value": None, "step": None})
+                table.append(
+                    Best(set_name, metric, value, best["value"], best["step"], picks=(set_name, metric) == picks)
+                )
+        chosen = measured.get(picks[0], {}).get(str(picks[1]))
+        if chosen is None:
+            if picks[1] is not None:
+                log.warning("no best checkpoint: %s was not measured on %s, which has no ground truth", *picks[::-1])
         else:
-            log.info("best so far: %s %.4f at step %d", name, best["value"], best["step"])
+            before = memory.get("best")
+            if before and (before["metric"], before.get("set", picks[0])) != picks[::-1]:
+                before = None  # it was the best of something else
+            if _beats(chosen, before, higher=higher_is_better(self.options, self.model, str(picks[1]))):
+                checkpoint.save_weights(self.folder, self.model, checkpoint.BEST_WEIGHTS)
+                memory["best"] = {"step": step, "set": picks[0], "metric": picks[1], "value": chosen}
+        if table:
+            log.info("step %d\n%s", step, format_bests(table))
+
+    def _best_set(self) -> str:
+        """Return the name of the set that picks the best weights."""
+        key = self.options.val.best.set
+        return next(val_set.name for val_set in self.sets if key in (None, val_set.key))
 
     def _on_frame(self, val_set: EvaluationSet, step: int, shown: dict[str, np.ndarray]) -> OnFrame:
         """Return what is done with every restored frame: keep rank 0's first one, save all if asked to."""
@@ -112,3 +133,10 @@ class Validation:
             except ValueError as error:
                 log.warning("%s: not readable, starting with no best checkpoint: %s", self._memory_file(), error)
         return dict(dist.broadcast_json(memory))
+
+
+def _beats(value: float, best: Mapping[str, Any] | None, *, higher: bool) -> bool:
+    """Whether ``value`` is better than the best one so far; what is no number never is."""
+    if math.isnan(value):
+        return False
+    return best is None or (value > best["value"] if higher else value < best["value"])

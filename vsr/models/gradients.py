@@ -11,6 +11,11 @@ from vsr.config import ClipGradOptions
 _GROWTH_INTERVAL = 2000  # finite steps in a row after which the loss scale doubles; it halves after one that is not
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which networks compute in ``dtype``; in float32 it does nothing."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
 class Gradients:
     """Autocast, the loss scale of float16, and clipping; nothing here reads a value back from the device.
 
@@ -42,9 +47,7 @@ class Gradients:
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context of the forward pass."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+        return autocast(self.device, self.dtype)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return what to call ``backward`` of."""

@@ -19,7 +19,7 @@ from vsr.data.batch_augment import augment_batch, build_batch_augments
 from vsr.inference import infer
 from vsr.models.adversary import Adversary
 from vsr.models.freezing import Freezing
-from vsr.models.gradients import Gradients
+from vsr.models.gradients import Gradients, autocast
 from vsr.models.offset_watch import OffsetWatch
 from vsr.models.terms import Term, describe_terms, term_name
 from vsr.models.weights import build_network, fill, for_inference, read_weights
@@ -50,7 +50,7 @@ class RestorationModel:
     """
 
     def __init__(self, *, options: Options, device: torch.device, train: bool = True) -> None:
-        self.options, self.device = options, device
+        self.options, self.device, self.trains = options, device, train
         torch.manual_seed(options.manual_seed)  # the same initial weights on every process and in every run
         self.network_g = build_network(options.network_g.as_option()).to(device)
         scale = getattr(self.network_g, "scale", options.scale)
@@ -61,6 +61,9 @@ class RestorationModel:
             )
         self.metrics = {name: METRICS.build(metric.metric.as_option()) for name, metric in options.val.metrics.items()}
         self.network_ema: nn.Module | None = None
+        if options.val.precision != "float32":
+            for metric in self.metrics.values():
+                metric.definition += f", network in {options.val.precision}"
         if train:
             self._prepare_training()
         else:
@@ -68,7 +71,8 @@ class RestorationModel:
 
     def load_pretrained(self, source: str) -> None:
         """Start from a checkpoint, read as path.param_key_g and path.strict_load_g say."""
-        weights = read_weights(source, self.options.path.param_key_g)
+        averaged = self.trains or self.options.val.weights == "ema"
+        weights = read_weights(source, self.options.path.param_key_g, averaged=averaged)
         for network in (self.network_g, self.network_ema):
             if network is not None:
                 fill(network, weights, source=source, strict=self.options.path.strict_load_g)
@@ -132,8 +136,10 @@ class RestorationModel:
 
     @property
     def inference_network(self) -> nn.Module:
-        """The averaged network where there is one, else the trained one."""
-        return self.network_ema if self.network_ema is not None else self.network_g
+        """The network that val.weights asks for: the averaged one where there is one, or the trained one."""
+        if self.network_ema is not None and self.options.val.weights == "ema":
+            return self.network_ema
+        return self.network_g
 
     # ---------------------------------------------------------------- training
 
@@ -258,7 +264,7 @@ class RestorationModel:
     # ---------------------------------------------------------------- inference
 
     def restore(self, batch: Batch) -> Tensor:
-        """Restore a prepared batch with the averaged weights, in tiles and with self-ensemble as options say."""
+        """Restore a prepared batch with ``inference_network``, in tiles and with self-ensemble as options say."""
         val = self.options.val
         return infer(
             self.inference_network,
@@ -290,7 +296,7 @@ class RestorationModel:
         self.inference_network.eval()
         records = []
         for batch in loader:
-            frames = (restore or self.restore)(self.prepare(batch))
+            frames = (restore or self.restore_at_precision)(self.prepare(batch))
             image = batch["lq"].dim() == 4
             for (key, target), frame in zip(_frames(batch), frames.reshape(-1, *frames.shape[-3:]), strict=True):
                 picture = to_uint8(frame)
@@ -307,6 +313,11 @@ class RestorationModel:
         """Check that a data set's sample is what the network takes, before step 1.
 
         Args:
+    def restore_at_precision(self, batch: Batch) -> Tensor:
+        """Return what ``restore`` makes of a prepared batch in the precision of val.precision, as float32."""
+        with autocast(self.device, getattr(torch, self.options.val.precision)):
+            return self.restore(batch).float()
+
             sample: One item of the set, not yet batched.
             where: The option that the set comes from, 'datasets.train'; starts the messages.
             train: A training sample goes into the network as it is; others are padded and cropped.

@@ -102,7 +102,9 @@ def convert(path: str | Path, target: str | Path, param_key: str | None = None, 
         torch.save({"params": dict(weights)}, file)
 
 
-def read_weights(path: str | Path, param_key: str | None = None, *, bgr: bool | None = None) -> dict[str, Tensor]:
+def read_weights(
+    path: str | Path, param_key: str | None = None, *, averaged: bool = True, bgr: bool | None = None
+) -> dict[str, Tensor]:
     """Return the tensors of a network's checkpoint under the names that it has for them.
 
     The file is read without running any code that it may hold (``weights_only``). The prefixes of
@@ -112,6 +114,7 @@ def read_weights(path: str | Path, param_key: str | None = None, *, bgr: bool | 
         path: A .pth or .safetensors file.
         param_key: The entry wanted, 'params_ema' say; none: the first of params_ema, params,
             state_dict that is there, else the whole file.
+        averaged: Where no entry is named, params_ema goes before params; else after it.
         bgr: See ``load_network``.
     """
     path = Path(path)
@@ -126,7 +129,8 @@ def read_weights(path: str | Path, param_key: str | None = None, *, bgr: bool | 
             f"{path}: expected the entry '{param_key}' (path.param_key_g), found {found}. "
             "Leave param_key_g out to take what is there."
         )
-    key = param_key or next((entry for entry in _ENTRIES if isinstance(content.get(entry), dict)), None)
+    entries = _ENTRIES if averaged else ("params", *_ENTRIES)
+    key = param_key or next((entry for entry in entries if isinstance(content.get(entry), dict)), None)
     weights = content[key] if key else content
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(
