@@ -23,6 +23,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "datasets.*.num_worker_per_gpu": (0, None),
     "datasets.*.dataset_enlarge_ratio": (1, None),
     "datasets.*.num_prefetch_queue": (1, None),
+    "datasets.*.max_bad_samples": (0, None),
     "train.total_iter": (1, None),
     "train.warmup_iter": (-1, None),
     "train.lr_mul.*": (0, None),
@@ -182,6 +183,9 @@ def _sets(facts: _Facts, checker: Checker) -> None:
             )
             checker.add(facts.where("datasets", key, "name"), text)
         seen.setdefault(name, key)
+        if facts.get("datasets", key, "on_bad_sample") == "skip":
+            text = "expected stop, got skip: a figure of fewer frames is not the set's. Repair or leave out the files."
+            checker.add(facts.where("datasets", key, "on_bad_sample"), text)
 
 
 def _crops(facts: _Facts, checker: Checker) -> None:

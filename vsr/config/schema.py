@@ -70,6 +70,8 @@ class DatasetOptions:
     dataset_enlarge_ratio: int = 1  # how often the set is repeated within one epoch
     num_prefetch_queue: int = 2  # batches that each worker prepares ahead
     timeout: float = 300.0  # seconds without a batch from a worker before the run stops with an error
+    on_bad_sample: Literal["stop", "skip"] = "stop"  # to train on one that cannot be read: end the run; take another
+    max_bad_samples: int = 100  # bad files that skip puts up with; one more stops the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +200,7 @@ class LoggerOptions:
     save_checkpoint_freq: int = 5000  # training states and weights
     use_tb_logger: bool = True  # scalars and pictures for TensorBoard
     keep_last: int = 5  # checkpoints kept beside the best one; at least 2
+    on_save_error: Literal["stop", "warn"] = "stop"  # no state can be written: end at the second miss in a row; go on
     log_keys: bool = False  # write the keys of each logged step's samples into log.jsonl
 
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from vsr.config.schema import DatasetOptions
+from vsr.data.bad_samples import ReplacingDataset
 from vsr.data.fingerprint import compared
 from vsr.data.sampler import TrainSampler
 from vsr.registry import DATASETS
@@ -22,7 +23,7 @@ LAST_SECONDS = 20  # of a worker that was asked to end
 
 
 def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -> Any:
-    """Build a data set.
+    """Build a data set; with on_bad_sample: skip it is a ``ReplacingDataset``.
 
     Args:
         options: A section of ``datasets``.
@@ -55,7 +56,7 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
     names = getattr(dataset, "clip_names", ())  # which are trained and which validated on is the first thing to check
     clips = f", {len(names)} clips ({', '.join(names[:4])}{' ...' if len(names) > 4 else ''})" if names else ""
     log.info("datasets.%s: %s%s, %d samples", key, options.dataset.type, clips, len(dataset))
-    return dataset
+    return ReplacingDataset(dataset, seed=seed) if options.on_bad_sample == "skip" else dataset
 
 
 def build_train_loader(

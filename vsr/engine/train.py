@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vsr.config import Options, dump_options
+from vsr.data.bad_samples import REPORT, BadSamples
 from vsr.data.loader import build_dataset, build_train_loader
 from vsr.data.overlap import shared_frames
 from vsr.data.sampler import TrainSampler
@@ -87,15 +88,17 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
     with (
         closing(StopRequest()) as stop,
         closing(HangWatch(options.dist.timeout)) as hangs,
+        closing(BadSamples(folder.root / REPORT, section.max_bad_samples)) as bad,
         closing(TrainLog(options.logger, folder.root, start, total, terms_known)) as progress,
     ):
         validation = Validation(options, model, val_sets, folder, progress, stop)
+        saver = checkpoint.Saver(folder, model, given)
         validation.catch_up(start)
         if stop.asked():  # a validation that was cut short is made up for by the next run
             stop.leave(folder.root, start)
             return
         hangs.go()
-        for step, batches in enumerate(grouped(loader, accumulate), start=start + 1):
+        for step, batches in enumerate(grouped(bad.watched(loader), accumulate), start=start + 1):
             progress.data_ready()
             terms = model.train_step(batches, step)
             draw += draws_a_step
@@ -105,27 +108,19 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
                 judge_offsets(model, folder.states, step)
                 stop_if_diverged(model, step)
             # The state first: a run that is killed while it validates has lost nothing.
-            saves = step % options.logger.save_checkpoint_freq == 0 or step == total
-            if saves:
-                save_state(folder, model, given, step, draw)
+            if step % options.logger.save_checkpoint_freq == 0 or step == total:
+                saver.save(step, draw, last=step == total)
             hangs.pause()
             if validation.due(step) and not stop.asked():
                 validation.run(step)
             if stop.asked():
-                if not saves:
-                    save_state(folder, model, given, step, draw)
+                if saver.saved != step:
+                    saver.save(step, draw, last=True)
                 stop.leave(folder.root, step)
                 return
             progress.pause()
             hangs.go()
     log.info("finished: %d steps. Weights, logs and states: %s", total, folder.root)
-
-
-def save_state(folder: RunFolder, model: RestorationModel, options: Options, step: int, draw: int) -> None:
-    """Let rank 0 write the training state while the others wait."""
-    if dist.is_main():
-        checkpoint.save(folder, model, options, step=step, draw=draw)
-    dist.barrier()
 
 
 def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tuple[int, int]:
