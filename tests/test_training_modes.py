@@ -1,47 +1,18 @@
-"""Precision, accumulation, phases and the rest: each alone, and that a run with them continues exactly."""
+"""Precision, accumulation, phases and the rest, each alone; test_exactness.py has them together."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kit import assert_same_run, run
-from test_end_to_end import interrupted, options_of
+from kit import run
+from test_end_to_end import options_of
 
 from vsr.config import load_options
 from vsr.engine.train import train
 from vsr.models.weights import read_weights
 
-HALF = "train.precision=bfloat16"
 TWO = "train.accumulate=2"
-PHASE = "train.freeze={parts: [first], until: 6}"  # from the state of step 4 a run continues inside it
-CLIP = "train.clip_grad={norm: 0.05}"
-RAW = "train.ema_decay=0"
-SCALED = "train.precision=float16"
-
-
-# Pairs of settings that meet in the step; the middle of a phase and of an epoch lies in every one.
-@pytest.mark.parametrize(
-    "settings",
-    [
-        (HALF, TWO),
-        (SCALED, PHASE, RAW),
-        (TWO, PHASE, CLIP),
-        (HALF, PHASE, "train.channels_last=true"),
-        (SCALED, TWO, CLIP),
-        ("train.checkpoint_activations=true", HALF, RAW),
-        (PHASE, "train.optim_g={type: SGD, lr: 1e-2, momentum: 0.9}"),
-    ],
-    ids=lambda settings: ", ".join(settings),
-)
-def test_a_run_stopped_and_continued_equals_one_that_was_not(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
-) -> None:
-    common = ["val.val_freq=8", *settings]
-    train(options_of(tiny, *common, name="whole"))
-    interrupted(monkeypatch, options_of(tiny, *common, name="parts"), before=7)
-    train(options_of(tiny, *common, name="parts"))
-    assert_same_run(tmp_path / "experiments" / "whole", tmp_path / "experiments" / "parts", 8)
 
 
 def weights(root: Path, name: str, step: int) -> dict[str, torch.Tensor]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from kit import assert_same_run, run
-from test_end_to_end import interrupted, options_of
+from kit import run
+from test_end_to_end import options_of
 from test_restoration import batch, make_model
 
 from vsr.engine.train import train
@@ -121,19 +121,6 @@ def test_micro_batches_give_the_discriminators_gradient_of_their_union(tiny: Pat
     for one, other in zip(whole.adversary.network.parameters(), parts.adversary.network.parameters(), strict=True):
         assert one.grad is not None
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.parametrize("settings", [(), ("train.precision=bfloat16", "train.accumulate=2"), ("train.net_d_iters=2",)])
-def test_a_run_stopped_and_continued_equals_one_that_was_not(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
-) -> None:
-    common = [*GAN, "val.val_freq=8", "train.relativistic=true", "train.r1_reg_weight=1", *settings]
-    train(options_of(tiny, *common, name="whole"))
-    interrupted(monkeypatch, options_of(tiny, *common, name="parts"), before=7)
-    train(options_of(tiny, *common, name="parts"))
-    assert_same_run(tmp_path / "experiments" / "whole", tmp_path / "experiments" / "parts", 8)
-    saved = torch.load(tmp_path / "experiments/whole/models/net_d_8.pth", weights_only=True)["params"]
-    assert "conv0.weight" in saved
 
 
 @pytest.mark.slow
