@@ -1,5 +1,8 @@
 """The perceptual loss against a VGG that is written out, with random weights, and where its weights come from."""
 
+import http.server
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from torch import Tensor
 from vsr import losses
 from vsr.losses import perceptual
 from vsr.losses.perceptual import VGGFeatures
+from vsr.utils.files import sha256
 
 # Index of each convolution in torchvision's vgg19.features and vgg16.features, with its channels.
 VGG19 = {
@@ -156,7 +160,7 @@ def test_weights_are_found_where_they_are_kept_and_checked(
     monkeypatch.setenv("VSR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.chdir(tmp_path)
-    digest = perceptual.sha256(Path(small["weights"]))
+    digest = sha256(Path(small["weights"]))
     monkeypatch.setitem(perceptual._FILES, "vgg19", f"vgg19-{digest[:8]}.pth")
     (tmp_path / place).mkdir(parents=True)
     kept = Path(small["weights"]).rename(tmp_path / place / f"vgg19-{digest[:8]}.pth")
@@ -209,3 +213,64 @@ def test_images_that_the_vgg_cannot_take_are_refused(small: dict[str, Any], shap
 def test_a_missing_file_is_named(small: dict[str, Any]) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: expected the weights of a VGG \(option weights\)"):
         losses.build({**small, "weights": "nowhere.pth"})
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_a_file_with_another_digest_than_the_one_given_is_refused(small: dict[str, Any], digits: int) -> None:
+    digest = sha256(Path(small["weights"]))
+    losses.build({**small, "sha256": digest[:digits]})
+    other = "0" * digits
+    with pytest.raises(
+        ValueError, match=rf"vgg\.pth: expected a file whose SHA-256 begins with {other} .*got {digest}"
+    ):
+        losses.build({**small, "sha256": other})
+    with pytest.raises(ValueError, match="sha256: expected 8 to 64 hexadecimal digits, got 'none'"):
+        losses.build({**small, "sha256": "none"})
+
+
+def test_weights_come_from_an_address_once_and_only_as_their_digest_says(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSR_CACHE", str(tmp_path / "cache"))
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    digest = sha256(Path(small["weights"]))
+    images = torch.rand(2, 1, 3, 8, 8)
+    content, asked = Path(small["weights"]).read_bytes(), []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            """Keep the screen free."""
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}/net.pth"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for option in ({"sha256": digest}, {"sha256": digest[:8]}):
+            fetched = losses.build({**small, "weights": url, **option})
+            assert fetched(*images) == losses.build(small)(*images)
+        named = url.replace("net.pth", f"vgg-{digest[:8]}.pth")
+        losses.build({**small, "weights": named})  # its name tells the digest
+        assert len(asked) == 2
+        with pytest.raises(ValueError, match=r"net\.pth: expected a file whose SHA-256 begins with 00000000, got"):
+            losses.build({**small, "weights": url, "sha256": "0" * 8})
+        assert (tmp_path / "cache" / "weights" / "net.pth").is_file()
+        with pytest.raises(
+            ValueError, match=r"expected a file whose SHA-256 begins with 00000000, got .*It was deleted"
+        ):
+            losses.build({**small, "weights": url.replace("net", "other"), "sha256": "0" * 8})
+        with pytest.raises(
+            ValueError, match=r"sha256: expected that of http://.*net\.pth, which has come over a network"
+        ):
+            losses.build({**small, "weights": url})
+        server.shutdown()
+    gone = url.replace("net", "gone")  # nobody listens any more
+    with pytest.raises(OSError, match=r"could not fetch it, 0 bytes came.*and put it here as .*weights/gone\.pth"):
+        losses.build({**small, "weights": gone, "sha256": digest})
+    assert {p.name for p in (tmp_path / "cache" / "weights").glob("*.pth")} == {"net.pth", f"vgg-{digest[:8]}.pth"}

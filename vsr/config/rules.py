@@ -10,7 +10,7 @@ import vsr.registry
 from vsr.config.check import INVALID, Checker
 from vsr.config.legacy import MODEL_TYPES
 from vsr.config.reader import Mark, Node, show
-from vsr.config.schema import Component, Options, key_of
+from vsr.config.schema import Component, Options, PathOptions, TrainOptions, key_of
 from vsr.registry import suggest
 
 MAX_NAME = 200  # bytes: file systems take 255, and the run folder's name grows when it is archived
@@ -33,6 +33,7 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "train.net_d_iters": (1, None),
     "train.r1_reg_weight": (0, None),
     "train.net_d_reg_every": (1, None),
+    "train.gp_weight": (0, None),
     "train.reference_batch": (1, None),
     "train.freeze.until": (1, None),
     "train.offset_watch.limit": (0, None),
@@ -111,7 +112,7 @@ def _entries(value: Any) -> Mapping[str, Any]:
 def check_rules(options: Options, root: Node, checker: Checker) -> None:
     """Add what breaks a rule to the checker's problems; parts that are invalid already are passed over."""
     facts = _Facts(options, root)
-    for rule in (_numbers, _names, _model_type, _sets, _crops, _frames, _upscale, _training, _validation):
+    for rule in (_numbers, _names, _model_type, _sets, _crops, _frames, _upscale, _training, _adversary, _validation):
         rule(facts, checker)
 
 
@@ -229,7 +230,7 @@ def _upscale(facts: _Facts, checker: Checker) -> None:
 
 # What a line of log.jsonl holds beside the losses.
 _LOG_COLUMNS = {"step", "lr", "total", "grad_norm", "time", "data_time", "memory", "keys", "val"}
-_LOG_COLUMNS |= {"restored", "d_real", "d_fake", "out_d_real", "out_d_fake", "r1"}
+_LOG_COLUMNS |= {"restored", "d_real", "d_fake", "out_d_real", "out_d_fake", "r1", "gp"}
 
 
 def _training(facts: _Facts, checker: Checker) -> None:
@@ -260,6 +261,38 @@ def _training(facts: _Facts, checker: Checker) -> None:
     if clip is not None and clip.norm is None and clip.value is None:
         text = "expected norm, value or both, got neither. Set one, or leave clip_grad out."
         checker.add(facts.where("train", "clip_grad"), text)
+
+
+# What means something beside a discriminator only.
+_OF_ADVERSARY = [("path", "pretrain_network_d")]
+_OF_ADVERSARY += [("train", key) for key in ("net_d_init_iters", "net_d_iters", "relativistic", "r1_reg_weight")]
+_OF_ADVERSARY += [("train", "gp_weight")]
+
+
+def _adversary(facts: _Facts, checker: Checker) -> None:
+    train = facts.get("train")
+    if train is None:
+        return
+    if facts.get("network_d") is None:
+        defaults = {
+            field.name: field.default for kind in (PathOptions, TrainOptions) for field in dataclasses.fields(kind)
+        }
+        for path in _OF_ADVERSARY:
+            if facts.get(*path) not in (None, defaults[path[1]]):
+                checker.add(facts.where(*path), "expected network_d beside it, got none. Add it, or leave this out.")
+        return
+    for name, loss in (facts.get("train", "losses") or {}).items():
+        if facts.get("train", "relativistic") and "gan_type" in _entries(loss) and loss.args["gan_type"] == "hinge":
+            text = (
+                "expected another form than hinge beside train.relativistic, got hinge: network_g would learn nothing "
+                "from it, as its two halves cancel. Use vanilla or lsgan."
+            )
+            checker.add(facts.where("train", "losses", name, "gan_type"), text)
+    total, alone, every = (facts.get("train", key) for key in ("total_iter", "net_d_init_iters", "net_d_iters"))
+    if None not in (total, alone, every) and every > 0 and total // every * every <= alone:
+        text = f"expected a step in which network_g learns among the {total} of total_iter, got none"
+        text += f" (net_d_init_iters {alone}, net_d_iters {every}). Lower it."
+        checker.add(facts.where("train", "net_d_init_iters" if alone >= total else "net_d_iters"), text)
 
 
 def _validation(facts: _Facts, checker: Checker) -> None:

@@ -150,6 +150,7 @@ class TrainOptions:
     relativistic: bool = False  # judge how much more real than the mean of the others an image is, as ESRGAN does
     r1_reg_weight: float = 0.0  # of the penalty on network_d's gradient at real images; 0: none
     net_d_reg_every: int = 16  # steps between such penalties, each counting for all of them
+    gp_weight: float = 0.0  # of WGAN-GP's penalty on that gradient between real and restored images; 10 in the paper
     max_bad_steps: int = 100  # steps in a row that may be skipped (gradient not finite; offset_watch); one more stops
     offset_watch: OffsetWatchOptions | None = field(default_factory=OffsetWatchOptions)  # null: not watched
 

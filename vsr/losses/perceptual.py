@@ -1,6 +1,7 @@
 """Losses that compare two images by what a network for recognition sees in them."""
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from vsr.losses.base import checked_pair, checked_weight, no_autocast
 from vsr.registry import LOSSES, suggest
-from vsr.utils.files import cache_root, sha256
+from vsr.utils import files
+from vsr.utils.download import fetch_once
+from vsr.utils.files import cache_root
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +76,8 @@ class PerceptualLoss(nn.Module):
 
     The call returns the sum; ``parts`` returns the two for a log. The VGG's weights are torchvision's:
     ``weights``, or vgg19-dcbb9e9d.pth (vgg16-397923af.pth) in $VSR_CACHE/weights, in torch's hub folder, or in
-    experiments/pretrained_models. The images' gradient passes through the VGG, which does not learn. It works
-    in float32.
+    experiments/pretrained_models. Nothing is fetched unless ``weights`` is an address. The images' gradient
+    passes through the VGG, which does not learn. It works in float32.
 
     Sources: Johnson et al., ECCV 2016; features before the ReLU: Wang et al., ESRGAN, ECCV workshops 2018.
 
@@ -87,7 +90,10 @@ class PerceptualLoss(nn.Module):
         style_weight: Factor on the Gram matrices' term; 0: without it.
         criterion: Distance: 'l1' and 'l2' are the means of the absolute and the squared differences, 'fro' is the
             root of the sum of squares.
-        weights: File of a VGG's state_dict; none: where the published ones are usually kept.
+        weights: File of a VGG's state_dict, or its address (http, https), from where it is fetched once into
+            $VSR_CACHE/weights; none: where the published ones are usually kept.
+        sha256: SHA-256 of that file, whole or its first digits; a file that has another one is refused. An address
+            needs it, unless it ends in the digest's first digits as torchvision's do, vgg19-dcbb9e9d.pth.
     """
 
     mean: Tensor
@@ -104,6 +110,7 @@ class PerceptualLoss(nn.Module):
         style_weight: float = 0.0,
         criterion: Criterion = "l1",
         weights: str | None = None,
+        sha256: str | None = None,
     ) -> None:
         super().__init__()
         if vgg_type not in _FILES:
@@ -122,7 +129,7 @@ class PerceptualLoss(nn.Module):
         self.perceptual_weight, self.style_weight, self.criterion = perceptual_weight, style_weight, criterion
         self.range_norm = range_norm
         self.vgg = VGGFeatures(vgg_type, self.layer_weights)
-        _fill(self.vgg, Path(weights) if weights else _published(vgg_type))
+        _fill(self.vgg, _located(weights, sha256) if weights else _published(vgg_type))
         self.vgg.requires_grad_(False)
         mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if use_input_norm else ([0.0] * 3, [1.0] * 3)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -204,6 +211,21 @@ def _gram(features: Tensor) -> Tensor:
     return flat @ flat.transpose(1, 2) / flat[0].numel()
 
 
+def _located(weights: str, digest: str | None) -> Path:
+    """Return the file that the option weights names, or that was fetched from there, if it has the digest."""
+    if digest is not None and re.fullmatch("[0-9a-f]{8,64}", digest) is None:
+        raise ValueError(f"sha256: expected 8 to 64 hexadecimal digits, got {digest!r}")
+    if weights.startswith(("http://", "https://")):
+        named = re.search(r"-([0-9a-f]{8,64})\.\w+$", weights)
+        if digest is None and named is None:
+            raise ValueError(f"sha256: expected that of {weights}, which has come over a network, got none. Add it.")
+        return fetch_once(weights, digest or named[1])  # type: ignore[index]
+    path = Path(weights)
+    if digest is not None and path.is_file() and not (found := files.sha256(path)).startswith(digest):
+        raise ValueError(f"{path}: expected a file whose SHA-256 begins with {digest} (option sha256), got {found}.")
+    return path
+
+
 def _published(vgg_type: VggType) -> Path:
     """Return torchvision's file of this VGG from where it is kept."""
     file = _FILES[vgg_type]
@@ -216,7 +238,7 @@ def _published(vgg_type: VggType) -> Path:
     raise FileNotFoundError(
         f"PerceptualLoss: expected the weights of {vgg_type}, {file}, in {', '.join(map(str, places))}; found none. "
         f"Fetch {_ADDRESS}{file} (about 550 MB, its SHA-256 begins with {_digest(file)}) where there is a network: "
-        f"curl -fL --create-dirs -o {own} {_ADDRESS}{file}, or name a copy in the loss's option weights."
+        f"curl -fL --create-dirs -o {own} {_ADDRESS}{file}, or name a copy, or the address, in the option weights."
     )
 
 
@@ -225,7 +247,7 @@ def _digest(file: str) -> str:
 
 
 def _check_digest(path: Path, file: str) -> None:
-    if not (found := sha256(path)).startswith(_digest(file)):
+    if not (found := files.sha256(path)).startswith(_digest(file)):
         raise ValueError(
             f"{path}: expected a file whose SHA-256 begins with {_digest(file)}, got {found[:16]}... "
             f"It is broken, or came only in part. Delete it and fetch {_ADDRESS}{file} again."

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vsr.config import Options
-from vsr.losses.gan import r1_penalty
+from vsr.losses.gan import gradient_penalty_loss, r1_penalty
 from vsr.models.gradients import Gradients
 from vsr.models.weights import build_network, fill, read_weights
 from vsr.optim import build_optimizer, build_schedule
@@ -23,7 +23,8 @@ class Adversary:
     same restored images. Clips are judged frame by frame.
 
     Sources: Goodfellow et al., NeurIPS 2014; Ledig et al., SRGAN, CVPR 2017; the relativistic average form:
-    Jolicoeur-Martineau, ICLR 2019, in ESRGAN (Wang et al., ECCVW 2018); R1: Mescheder et al., ICML 2018.
+    Jolicoeur-Martineau, ICLR 2019, in ESRGAN (Wang et al., ECCVW 2018); R1: Mescheder et al., ICML 2018; the
+    gradient penalty: Gulrajani et al., NeurIPS 2017.
 
     Args:
         options: A checked option file with network_d and train.optim_d.
@@ -67,6 +68,16 @@ class Adversary:
             weights = read_weights(source, self.path.param_key_d)
             fill(self.network, weights, source=source, strict=self.path.strict_load_d)
 
+    def check_sample(self, gt: Tensor, where: str) -> None:
+        """Raise ValueError if the discriminator does not take a ground truth like this one, not yet batched."""
+        self.network.eval()  # nothing is learnt from it
+        images = _images(gt[None].to(next(self.network.parameters()).device).float() / 255)
+        try:
+            with torch.no_grad():
+                self.network(images)
+        except ValueError as error:
+            raise ValueError(f"network_d: expected a discriminator for the GT of {where}: {error}") from error
+
     def teaches(self, step: int) -> bool:
         """Whether network_g learns in step ``step``; in the others the discriminator does alone."""
         return step > self.options.net_d_init_iters and step % self.options.net_d_iters == 0
@@ -106,17 +117,20 @@ class Adversary:
             last: It is the step's last micro-batch: processes exchange gradients.
 
         Returns:
-            Detached scalars: d_real and d_fake, the two losses, and the mean outputs out_d_real and out_d_fake.
+            Detached scalars: d_real and d_fake, the two losses, and the mean outputs out_d_real and out_d_fake;
+            r1 and gp, the penalties without their weights, in the steps that have them.
         """
         restored, real = _images(restored).detach(), _images(real)
-        regularise = self.options.r1_reg_weight > 0 and step % self.options.net_d_reg_every == 0
+        due = {"r1": self.options.r1_reg_weight > 0 and step % self.options.net_d_reg_every == 0}
+        due["gp"] = self.options.gp_weight > 0
+        penalties = [name for name, now in due.items() if now]
         terms: dict[str, Tensor] = {}
         other: Tensor | float = 0.0  # the mean output of the other kind, which the relativistic form compares with
         if self.options.relativistic:
             with torch.no_grad(), self.gradients.autocast():
                 other = self.network(restored).float().mean()
         for is_real, images in ((True, real), (False, restored)):
-            alone = not (last and not is_real and not regularise)
+            alone = not (last and not is_real and not penalties)
             with self._no_sync() if alone else contextlib.nullcontext():
                 with self.gradients.autocast():
                     output = self.parallel(images)
@@ -127,19 +141,27 @@ class Adversary:
                 self.gradients.scaled(loss * share).backward()
             terms["d_real" if is_real else "d_fake"] = loss.detach()
             terms["out_d_real" if is_real else "out_d_fake"] = output.detach().mean()
-        if regularise:
-            with contextlib.nullcontext() if last else self._no_sync():
-                terms["r1"] = self._regularise(real, share)
+        for name in penalties:
+            with contextlib.nullcontext() if last and name == penalties[-1] else self._no_sync():
+                terms[name] = self._penalise(name, real, restored, share)
         return terms
 
-    def _regularise(self, real: Tensor, share: float) -> Tensor:
-        """Add the gradient of R1, made up for the steps that leave it out; return its value."""
-        images = real.clone().requires_grad_(True)
-        output = self.parallel(images)  # in float32: a gradient of a gradient has no room in half precision
-        penalty = r1_penalty(output, images)
-        factor = self.options.r1_reg_weight / 2 * self.options.net_d_reg_every
+    def _penalise(self, name: str, real: Tensor, restored: Tensor, share: float) -> Tensor:
+        """Add the gradient of R1, made up for the steps that leave it out, or of WGAN-GP's; return the penalty."""
+        outputs: list[Tensor] = []
+
+        def judge(images: Tensor) -> Tensor:  # in float32: a gradient of a gradient has no room in half precision
+            outputs.append(self.parallel(images))
+            return outputs[-1]
+
+        if name == "r1":
+            images = real.clone().requires_grad_(True)
+            penalty, factor = r1_penalty(judge(images), images), self.options.r1_reg_weight / 2
+            factor *= self.options.net_d_reg_every
+        else:
+            penalty, factor = gradient_penalty_loss(judge, real, restored), self.options.gp_weight
         # BasicSR's zero times the output: every parameter, the last bias too, takes part in the backward pass.
-        self.gradients.scaled((factor * penalty + 0 * output.sum()) * share).backward()
+        self.gradients.scaled((factor * penalty + 0 * outputs[0].sum()) * share).backward()
         return penalty.detach()
 
     def finish(self) -> Tensor:

@@ -383,6 +383,8 @@ class RestorationModel:
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return what a checkpoint for others holds: ``params`` and, averaged, ``params_ema``."""
         networks = {"params": self.network_g, "params_ema": self.network_ema}
+        if train and self.adversary:
+            self.adversary.check_sample(sample["gt"], where)
         return {
             key: {name: value.cpu() for name, value in network.state_dict().items()}
             for key, network in networks.items()

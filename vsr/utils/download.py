@@ -1,16 +1,18 @@
 """Files from the network: whole and checked, or not there at all."""
 
+import fcntl
 import http.client
 import logging
 import os
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
 
-from vsr.utils.files import sha256
+from vsr.utils.files import cache_root, sha256
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,44 @@ def download(url: str, target: Path, *, digest: str = "", report: Callable[[int,
     check(part, digest)
     os.replace(part, target)
     tag.unlink(missing_ok=True)
+
+
+def fetch_once(url: str, digest: str) -> Path:
+    """Return the file of ``url`` in the cache's folder 'weights', fetched if it is not there.
+
+    Several processes may ask at a time: one fetches, the others wait.
+
+    Args:
+        url: http or https; its last part names the file.
+        digest: SHA-256 in hexadecimal, whole or its first digits.
+
+    Raises:
+        InterruptedTransferError: it could not be fetched; the text says where to put it by hand.
+        ValueError: the file there, or the one that came, is not what the digest says.
+    """
+    name = Path(urllib.parse.urlsplit(url).path).name
+    if not name or not digest:
+        raise ValueError(f"{url}: expected the address of a file, and its SHA-256, got {name!r} and {digest!r}.")
+    target = cache_root() / "weights" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{name}.lock").open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        if target.is_file():
+            if not (found := sha256(target)).startswith(digest):
+                raise ValueError(
+                    f"{target}: expected a file whose SHA-256 begins with {digest}, got {found}. "
+                    "Correct the digest, or delete the file to have it fetched again."
+                )
+            return target
+        log.info("fetching %s", url)
+        try:
+            download(url, target, digest=digest)
+        except InterruptedTransferError as error:
+            raise InterruptedTransferError(
+                f"{error} Behind a proxy, set https_proxy. For a machine without a connection, fetch it elsewhere "
+                f"and put it here as {target}"
+            ) from error
+    return target
 
 
 def check(file: Path, digest: str) -> None:
