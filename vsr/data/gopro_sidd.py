@@ -24,6 +24,7 @@ from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.prepare import RECIPE, run_jobs, safe_unpack, target_folder, write_once
 from vsr.data.storage import existing, in_order, stem
 from vsr.data.subimages import Cut, Grid, Output, plan_cuts, write_cuts, write_png
+from vsr.utils.files import way_to
 from vsr.utils.images import IMAGE_SUFFIXES, image_size
 
 GOPRO_GRID = Grid(512, 256)
@@ -249,10 +250,9 @@ def _whole_images(
         return f"{target}.lmdb: {len(files)} images{', would be made' if dry_run else ''}"
     if {path.parent for path in files.values()} == {target}:
         return f"{target}: {len(files)} images, as they were downloaded"
-    origin = os.path.relpath(os.path.realpath(source), os.path.realpath(target))
-    with target_folder(target, {"links_to": origin, **(made_with or {})}, dry_run=dry_run) as folder:
+    with target_folder(target, {"links_to": way_to(source, target), **(made_with or {})}, dry_run=dry_run) as folder:
         for name, path in () if dry_run else files.items():
-            place = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))  # the whole may be moved
+            place = way_to(path, folder)
             write_once(folder / f"{name}{path.suffix}", lambda link, place=place: _link(link, place))  # type: ignore[misc]
     return f"{target}: {len(files)} links{', would be made' if dry_run else ''}"
 
@@ -380,8 +380,7 @@ def prepare_sidd(
 
 def _blocks(path: Path, target: Path, *, lmdb: str | None, workers: int, dry_run: bool) -> str:
     """Write the blocks of a .mat file as PNG files, and with ``lmdb`` an LMDB of these."""
-    origin = os.path.relpath(os.path.realpath(path), os.path.realpath(target))
-    with target_folder(target, {"made_of": origin}, dry_run=dry_run) as folder:
+    with target_folder(target, {"made_of": way_to(path, target)}, dry_run=dry_run) as folder:
         if dry_run:
             return f"{target}: the blocks of {path.name}, would be made"
         (count,) = run_jobs(write_blocks, [(path, folder)], workers=0, what=path.name, unit="files")

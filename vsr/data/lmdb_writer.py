@@ -30,7 +30,7 @@ from vsr.data.encodings import ENCODINGS, TILE, encode
 from vsr.data.lmdb_sources import Source, Sources, estimated_bytes, find_sources, read_sources, sample_of
 from vsr.data.lmdb_storage import LmdbStorage, check_whole
 from vsr.registry import suggest
-from vsr.utils.files import atomic_write
+from vsr.utils.files import atomic_write, way_to
 from vsr.utils.progress import Progress, size_text
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,9 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """What an unfinished build must have been begun with to be continued."""
-        settings = {"format": 1, **asdict(self), "root": os.path.realpath(self.root), "target": self.folder.name}
-        if self.cut is None:
-            del settings["cut"]  # builds from before there were cuts can be continued
+        settings = {"format": 2, **asdict(self), "target": self.folder.name}
+        for name in ("root", "only"):  # so that all may be moved together
+            settings[name] = way_to(settings[name], self.folder.parent) if settings[name] is not None else None
         return settings
 
 

@@ -25,6 +25,7 @@ from vsr.data.prediction_lists import (
 from vsr.data.prepare import RECIPE, run_jobs, safe_unpack, target_folder
 from vsr.data.storage import existing, stem, walk
 from vsr.data.video_cache import LOST_FRAMES, decode_video, open_video
+from vsr.utils.files import way_to
 from vsr.utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 
 UNPACKED = ".unpacked"  # in the output folder: what of an archive is not made into a clip yet
@@ -54,7 +55,7 @@ class ClipJob:
             self.source.rename(self.target)
         else:
             self.target.unlink(missing_ok=True)  # a link to what is no longer there
-            self.target.symlink_to(self.source, target_is_directory=True)
+            self.target.symlink_to(way_to(self.source, self.target.parent), target_is_directory=True)
 
 
 def prepare_humaneva(

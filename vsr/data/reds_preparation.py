@@ -40,7 +40,7 @@ from vsr.data.reds_files import (
 )
 from vsr.data.storage import existing, in_order
 from vsr.registry import suggest
-from vsr.utils.files import temporary_beside
+from vsr.utils.files import temporary_beside, way_to
 from vsr.utils.images import IMAGE_SUFFIXES, image_size
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def prepare_reds(options: RedsOptions, *, workers: int, dry_run: bool = False) -
     """
     root = Path(os.path.abspath(os.path.expanduser(options.root)))
     asked = options.subsets or (SUPER_RESOLUTION if options.download else ())
-    recipe = {"data": "REDS", "root": str(root.resolve()), "regroup": options.regroup}
+    recipe = {"data": "REDS", "root": way_to(root, options.folder), "regroup": options.regroup}
     with target_folder(options.folder, recipe, dry_run=True) as folder:
         if options.download and not _download(root, asked, options.server, dry_run=dry_run):
             return Reds(folder, {}, {})
@@ -272,7 +272,7 @@ def _place(target: Path, clips: Mapping[str, Found], *, copy: bool, workers: int
         run_jobs(_copy_clip, jobs, workers=workers, what=str(target), unit="clips")
         return
     for name, clip in clips.items():
-        goal = os.path.relpath(clip.folder.resolve(), target.resolve())
+        goal = way_to(clip.folder, target)
         link = target / name
         if link.is_symlink() and os.readlink(link) == goal:
             continue
@@ -304,9 +304,8 @@ def _place_reds4(folder: Path, sets: Mapping[str, Mapping[str, Found]], *, copy:
 
 def _write_lists(folder: Path, sets: Mapping[str, Mapping[str, Found]]) -> None:
     """Write BasicSR's lists of clips, and where each clip is from."""
-    write_lines(
-        folder / "sources.txt", [f"{name}/{clip}\t{sets[name][clip].folder}" for name in sets for clip in sets[name]]
-    )
+    sources = ((f"{name}/{clip}", found.folder) for name, clips in sets.items() for clip, found in clips.items())
+    write_lines(folder / "sources.txt", [f"{name}\t{way_to(source, folder)}" for name, source in sources])
     train, val = (_main(sets, split) for split in ("train", "val"))
     lines = {clip: _line(clip, found) for clip, found in train.items()}
     for name, chosen in (("REDS", tuple(lines)), ("REDS4_test", REDS4), ("REDSofficial4_test", OFFICIAL4)):

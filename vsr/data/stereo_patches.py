@@ -6,7 +6,6 @@ patches NAFSSR is trained on; the layout of both is ``vsr.data.paired_stereo_ima
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from vsr.data.lmdb_sources import Shared, Source, Sources
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.prepare import run_jobs, target_folder, write_once
 from vsr.data.stereo_files import StereoFiles
+from vsr.utils.files import way_to
 from vsr.utils.images import Frame, read_image
 from vsr.utils.resize import imresize
 
@@ -262,10 +262,9 @@ def _test_image(path: Path, scale: int) -> Frame:
 
 
 def _recipe(sets: Sequence[PairSet], target: Path) -> dict[str, Any]:
-    """Return what decides what a target holds; sources by their way from it, as the whole may be moved."""
-    base = os.path.realpath(target)
+    """Return what decides what a target holds."""
     return {
-        "made_of": [os.path.relpath(os.path.realpath(pairs.root), base) for pairs in sets],
+        "made_of": [way_to(pairs.root, target) for pairs in sets],
         "pairs": [len(pairs.pairs) for pairs in sets],
         "names": [files.name for pairs in sets for files in pairs.pairs],
     }

@@ -22,6 +22,7 @@ from vsr.data.lmdb_sources import CutSources
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.prepare import run_jobs, target_folder, write_once
 from vsr.data.storage import DiskStorage, existing, stem
+from vsr.utils.files import way_to
 from vsr.utils.images import image_size, read_image
 
 COMPRESSION = 3  # of the PNG files, as BasicSR's
@@ -303,8 +304,7 @@ def write_cuts(
     jobs: list[tuple[Cut, Path]] = []
     with contextlib.ExitStack() as stack:  # all folders are ours before the first is written to
         for output in outputs:
-            source = os.path.relpath(os.path.realpath(output.source), os.path.realpath(output.target))
-            recipe = {"made_of": source, **settings}  # relative: the whole may be moved
+            recipe = {"made_of": way_to(output.source, output.target), **settings}
             folder = stack.enter_context(target_folder(output.target, recipe, dry_run=dry_run))
             jobs += [(cut, folder) for cut in output.cuts]
         if not dry_run:

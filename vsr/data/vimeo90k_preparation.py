@@ -28,6 +28,7 @@ from vsr.data.prepare_outputs import lmdb_of, quoted, write_lines
 from vsr.data.storage import existing
 from vsr.data.vimeo90k import FRAMES
 from vsr.registry import suggest
+from vsr.utils.files import way_to
 from vsr.utils.images import Frame, image_size, read_image
 from vsr.utils.resize import imresize
 
@@ -121,7 +122,7 @@ def prepare_vimeo90k(options: VimeoOptions, *, workers: int, dry_run: bool = Fal
         OSError: the download failed, or the disk is full or read-only.
     """
     root = Path(os.path.abspath(os.path.expanduser(options.root)))
-    recipe = {"data": "Vimeo-90K", "root": str(root.resolve()), "scale": options.scale}
+    recipe = {"data": "Vimeo-90K", "root": way_to(root, options.folder), "scale": options.scale}
     with target_folder(options.folder, recipe, dry_run=True) as folder:
         if options.download and dry_run and not (root / ARCHIVE.file).is_file():
             log.info("%s: would come from %s", root / ARCHIVE.file, ARCHIVE.addresses["csail"])

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from vsr.data.storage import Clip, Storage, existing, open_storage, stem
 from vsr.data.video_cache import frames_of_video
 from vsr.models.raft import ITERATIONS, load_raft_small, pairs_at_a_time, raft_flows
 from vsr.registry import suggest
-from vsr.utils.files import sha256
+from vsr.utils.files import sha256, way_to
 from vsr.utils.images import Frame
 from vsr.utils.progress import Progress, size_text
 
@@ -104,7 +103,7 @@ def generate_flow(
     path = existing(root, "root")
     storage = open_storage({"type": "lmdb" if (path / "data.mdb").is_file() else "disk"})
     goal = Path(default_flow_root(root) if folder is None else folder)
-    recipe: dict[str, Any] = {"format": 1, "root": os.path.realpath(path), "method": method}
+    recipe: dict[str, Any] = {"format": 1, "root": way_to(path, goal), "method": method}
     recipe |= {"distance": distance, "ends": ends}
     if method == "dis":
         recipe["preset"] = preset

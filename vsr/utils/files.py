@@ -66,6 +66,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(name)
 
 
+def way_to(path: str | Path, folder: str | Path) -> str:
+    """Return the way from a folder to a path, links resolved: it stays right when both are moved together."""
+    return os.path.relpath(os.path.realpath(os.path.expanduser(path)), os.path.realpath(os.path.expanduser(folder)))
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
