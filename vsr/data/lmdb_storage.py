@@ -21,6 +21,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from vsr.data.activity import note_file
 from vsr.data.augment import Region
 from vsr.data.encodings import Picture
 from vsr.data.plain_pickle import read_plain_pickle
@@ -101,6 +102,7 @@ class LmdbStorage:
         return self._picture(path).crops
 
     def read(self, path: str, region: Region | None = None) -> Frame:
+        note_file(path)
         return self._picture(path).read(region)
 
     def size(self, path: str) -> tuple[int, int]:

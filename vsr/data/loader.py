@@ -2,24 +2,20 @@
 
 import inspect
 import logging
-import multiprocessing
 import os
-import signal
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from vsr.config.schema import DatasetOptions
 from vsr.data.bad_samples import ReplacingDataset
 from vsr.data.fingerprint import compared
 from vsr.data.sampler import TrainSampler
+from vsr.data.workers import SHARE, WatchedLoader
 from vsr.registry import DATASETS
 from vsr.utils import dist
 
 log = logging.getLogger(__name__)
-
-LAST_SECONDS = 20  # of a worker that was asked to end
 
 
 def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -> Any:
@@ -61,7 +57,7 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
 
 def build_train_loader(
     dataset: Dataset[Any], options: DatasetOptions, sampler: TrainSampler, *, pin_memory: bool
-) -> DataLoader[Any]:
+) -> WatchedLoader:
     """Return a loader of the batches that ``sampler`` names. Its workers live as long as it does.
 
     Args:
@@ -73,18 +69,16 @@ def build_train_loader(
     Raises:
         ValueError: the batches that the workers prepare would not fit into shared memory.
     """
-    workers = _worker_arguments(
-        dataset, options, workers=options.num_worker_per_gpu, batch_size=sampler.batch_size,
-        prefetch=options.num_prefetch_queue,
+    return _loader(
+        dataset, dataset, options, key="train", workers=options.num_worker_per_gpu, batch_size=sampler.batch_size,
+        prefetch=options.num_prefetch_queue, batch_sampler=sampler, pin_memory=pin_memory,
+        persistent_workers=options.num_worker_per_gpu > 0,
     )  # fmt: skip
-    if workers:
-        workers["persistent_workers"] = True
-    return DataLoader(dataset, batch_sampler=sampler, pin_memory=pin_memory, **workers)
 
 
 def build_val_loader(
-    dataset: Dataset[Any], options: DatasetOptions, *, rank: int, world_size: int, pin_memory: bool
-) -> DataLoader[Any]:
+    dataset: Dataset[Any], options: DatasetOptions, *, key: str = "val", rank: int, world_size: int, pin_memory: bool
+) -> WatchedLoader:
     """Return a loader of one process's contiguous range of a data set, one item a batch, in order.
 
     The ranges of all processes together are the data set, once. The workers end with the iteration.
@@ -92,6 +86,7 @@ def build_val_loader(
     Args:
         dataset: Takes a number.
         options: Its section of ``datasets``.
+        key: Of the section, 'val_2'; starts the messages.
         rank: This process.
         world_size: Number of processes.
         pin_memory: Copy batches to pinned memory, for a GPU.
@@ -101,10 +96,10 @@ def build_val_loader(
     """
     total = len(dataset)  # type: ignore[arg-type]
     share = range(rank * total // world_size, (rank + 1) * total // world_size)
-    workers = _worker_arguments(
-        dataset, options, workers=min(options.num_worker_per_gpu, len(share)), batch_size=1, prefetch=1
-    )  # one item ahead a worker: a whole clip is large
-    return DataLoader(Subset(dataset, share), batch_size=1, pin_memory=pin_memory, **workers)
+    return _loader(
+        dataset, Subset(dataset, share), options, key=key, workers=min(options.num_worker_per_gpu, len(share)),
+        batch_size=1, prefetch=1, pin_memory=pin_memory,
+    )  # one item ahead a worker: a whole clip is large  # fmt: skip
 
 
 def check_shared_memory(
@@ -134,34 +129,18 @@ def check_shared_memory(
         )
 
 
-def _worker_arguments(
-    dataset: Dataset[Any], options: DatasetOptions, *, workers: int, batch_size: int, prefetch: int
-) -> dict[str, Any]:
-    """Return the arguments of a DataLoader that concern its worker processes; none without workers."""
-    if workers < 1:
-        return {}
+def _loader(
+    dataset: Any, part: Dataset[Any], options: DatasetOptions, *, key: str, workers: int, batch_size: int,
+    prefetch: int, **arguments: Any,
+) -> WatchedLoader:  # fmt: skip
+    """Return a loader of a part of the data set, after a look at the memory that its workers will need."""
     check_shared_memory(
         batch_size * int(getattr(dataset, "sample_bytes", 0)), workers, prefetch, processes=dist.local_world_size()
     )
-    # fork shares the frames that cache_data holds; spawn would send a copy of them to each worker
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    return {
-        "num_workers": workers,
-        "prefetch_factor": max(1, prefetch),
-        "timeout": options.timeout,
-        "worker_init_fn": _start_worker,
-        "multiprocessing_context": method,
-    }
-
-
-def _start_worker(worker: int) -> None:
-    """Keep a worker to one core, and let the main process decide what a signal means."""
-    import cv2  # heavy, and only needed where images are read
-
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    for name in ("SIGINT", "SIGUSR1"):  # Ctrl-C reaches all processes of a terminal; the main one still wants batches
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # A scheduler may end all processes of a job at once; the main one needs batches to come to the end of its step.
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LAST_SECONDS))
+    if "batch_sampler" not in arguments:
+        arguments["batch_size"] = batch_size
+    # Before the other processes give up: this one can name the sample that all wait for.
+    timeout = min(options.timeout, SHARE * dist.patience())
+    return WatchedLoader(
+        part, key=key, num_workers=workers, prefetch_factor=max(1, prefetch), timeout=timeout, **arguments
+    )

@@ -1,8 +1,7 @@
 """Several training sets as one, each with its share of the draws."""
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch.utils.data import Dataset
 
 from vsr.config.schema import DatasetPart
 from vsr.data.clips import check_seed
-from vsr.data.sample import Sample
+from vsr.data.sample import Sample, prefixed
 from vsr.data.sampler import TrainSampler
 from vsr.registry import DATASETS
 
@@ -50,7 +49,7 @@ class MixedDataset(Dataset[Sample]):
             raise ValueError(f"datasets: expected a name of its own for each part, got '{twice}' twice. Rename one.")
         self.parts: dict[str, Any] = {}
         for number, (name, part) in enumerate(zip(names, datasets, strict=True)):
-            with _naming(f"datasets[{number}] ({part.get('type')})"):
+            with prefixed(f"datasets[{number}] ({part.get('type')})"):
                 self.parts[name] = _built(part, scale=scale, seed=seed)
         self._sets = list(self.parts.values())
         self._names = names
@@ -91,7 +90,7 @@ class MixedDataset(Dataset[Sample]):
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         index, draw = item
         number, inner = self.locate(index, draw)
-        with _naming(f"datasets[{number}]"):
+        with prefixed(f"datasets[{number}]"):
             sample: Sample = self._sets[number][inner, draw]
         sample["key"] = f"{self._names[number]}/{sample['key']}"
         return sample
@@ -100,7 +99,7 @@ class MixedDataset(Dataset[Sample]):
         """Read one sample of each part: a batch takes those of one shape only."""
         first = ""
         for number, part in enumerate(self._sets):
-            with _naming(f"datasets[{number}]"):
+            with prefixed(f"datasets[{number}]"):
                 sample = part[0, 0]
             shape = ", ".join(
                 f"{key} {tuple(value.shape)}" for key, value in sorted(sample.items()) if isinstance(value, Tensor)
@@ -133,16 +132,3 @@ def _counts(lengths: list[int], weights: list[float | None]) -> list[int]:
         raise ValueError(f"weight: expected a number above 0 for each part, or none for all, got {weights}.")
     unit = max(length / weight for length, weight in zip(lengths, given, strict=True))
     return [max(length, round(weight * unit)) for length, weight in zip(lengths, given, strict=True)]
-
-
-@contextlib.contextmanager
-def _naming(part: str) -> Iterator[None]:
-    """Put the part in front of what is wrong with it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{part}: {error}") from error
-    except OSError as error:
-        raise OSError(f"{part}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{part}: {error}") from error

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vsr.data.activity import note_key
 from vsr.data.augment import Planes
 
 QUICK_SIDE = 128  # pixels from which on OpenCV's calls cost less than they save
@@ -69,12 +70,20 @@ def _copy(image: Planes, target: Planes) -> None:
 
 @contextlib.contextmanager
 def naming(key: str) -> Iterator[None]:
-    """Put the key of a sample in front of the errors that come from reading it."""
+    """Put the key of a sample in front of the errors that come from reading it, and into the worker's notes."""
+    note_key(key)
+    with prefixed(f"sample {key}"):
+        yield
+
+
+@contextlib.contextmanager
+def prefixed(text: str) -> Iterator[None]:
+    """Put a text in front of what is wrong with a file, a sample or an option."""
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"sample {key}: {error}") from error
+        raise FileNotFoundError(f"{text}: {error}") from error
     except OSError as error:
-        raise OSError(f"sample {key}: {error}") from error
+        raise OSError(f"{text}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"sample {key}: {error}") from error
+        raise ValueError(f"{text}: {error}") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from vsr.data.activity import note_file
 from vsr.data.augment import Region
 from vsr.registry import suggest
 from vsr.utils.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, image_size, natural_key, read_image
@@ -134,12 +135,14 @@ class DiskStorage:
         return False
 
     def read(self, path: str, region: Region | None = None) -> Frame:
+        note_file(path)
         image = read_image(path)
         if region is None:
             return image
         return image[region.top : region.top + region.height, region.left : region.left + region.width]
 
     def size(self, path: str) -> tuple[int, int]:
+        note_file(path)
         return image_size(path)
 
 

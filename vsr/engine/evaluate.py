@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from tqdm import tqdm
 
 from vsr.config import DatasetOptions, Options
 from vsr.data.loader import build_dataset, build_val_loader
+from vsr.data.workers import WatchedLoader
+from vsr.engine.hangs import HangWatch
 from vsr.engine.stopping import StopRequest
 from vsr.models.restoration import Batch, OnFrame, RestorationModel
 from vsr.utils import dist
@@ -50,13 +53,13 @@ class EvaluationSet:
 
         A process that is asked to stop leaves out the rest of its share.
         """
-        return model.validate(self._batches(model, stop), on_frame=on_frame)
+        return self._validate(model, stop, on_frame=on_frame)
 
     def baseline(self, model: RestorationModel, *, stop: StopRequest | None = None) -> list[Record] | None:
         """Measure the bicubically upsampled input with the model's metrics; once, as it never changes."""
         if not self.compare_bicubic or self._baseline is not None:
             return self._baseline
-        records = model.validate(self._batches(model, stop), restore=self.bicubic)
+        records = self._validate(model, stop, restore=self.bicubic)
         if stop is None or not stop.asked():
             self._baseline = records
         return records
@@ -68,14 +71,17 @@ class EvaluationSet:
         except ValueError as error:
             raise ValueError(f"datasets.{self.key}: {error}") from error
 
-    def _batches(self, model: RestorationModel, stop: StopRequest | None) -> Iterator[Batch]:
-        loader = self._loader(model)
-        return told(stop.until(loader) if stop else loader, self.name, len(loader))
+    def _validate(self, model: RestorationModel, stop: StopRequest | None, **how: Any) -> list[Record]:
+        watch = HangWatch(dist.patience())
+        with closing(self._loader(model)) as loader:
+            items = watch.each(stop.until(loader) if stop else loader)
+            return model.validate(told(items, self.name, len(loader)), **how)
 
-    def _loader(self, model: RestorationModel) -> Any:
+    def _loader(self, model: RestorationModel) -> WatchedLoader:
         return build_val_loader(
             self.dataset,
             self.section,
+            key=self.key,
             rank=dist.rank(),
             world_size=dist.world_size(),
             pin_memory=model.device.type == "cuda",

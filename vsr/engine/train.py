@@ -64,6 +64,7 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
         model.check_sample(val_set.dataset[0], f"datasets.{val_set.key}", train=False)
         val_set.check_memory(model)
         check_disjoint(train_set, val_set)
+    dist.wait_for_all()  # looking through the data may take one process much longer than another
 
     start, draw = resume(model, given, folder)
     if dist.is_main():
@@ -82,12 +83,12 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
         start_draw=draw,
         num_batches=max(total - start, 0) * accumulate,
     )
-    loader = build_train_loader(train_set, section, sampler, pin_memory=device.type == "cuda")
     terms_known = model.loss_terms(sample["gt"].numel() * section.batch_size_per_gpu)
 
     with (
         closing(StopRequest()) as stop,
         closing(HangWatch(options.dist.timeout)) as hangs,
+        closing(build_train_loader(train_set, section, sampler, pin_memory=device.type == "cuda")) as loader,
         closing(BadSamples(folder.root / REPORT, section.max_bad_samples)) as bad,
         closing(TrainLog(options.logger, folder.root, start, total, terms_known)) as progress,
     ):

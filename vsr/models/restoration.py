@@ -305,6 +305,7 @@ class RestorationModel:
                 measured = self.metrics.items() if target is not None else ()
                 values = {name: float(metric.measure(picture, target)) for name, metric in measured}
                 records.append((key, values, image))
+        dist.wait_for_all()  # shares are alike in number, not in time
         return [Record(*record) for part in dist.gather_json(records) for record in part]
 
     # ---------------------------------------------------------------- checks and state

@@ -8,6 +8,7 @@ import datetime
 import gc
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,10 @@ from torch import Tensor
 from torch import distributed as torch_dist
 
 _hosts: torch_dist.ProcessGroup | None = None  # gloo beside NCCL, for what hosts tell each other; None: the only group
+_waiting: torch_dist.ProcessGroup | None = None  # gloo, for waits that may be long
+_timeout = math.inf  # seconds, of the process group
+
+PATIENCE = 24 * 3600.0  # seconds of ``wait_for_all``
 
 
 def init(timeout: float) -> torch.device:
@@ -41,8 +46,8 @@ def init(timeout: float) -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _die_with_launcher()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # a killed torchrun's processes would train on, and keep the next run out
+        die_with_parent()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
         # Its defaults (group=group.WORLD) would keep hold of the group were it imported later, as torch._dynamo does:
         # the group's threads would outlive shutdown(), and abort the process when they meet the ending interpreter.
@@ -50,17 +55,16 @@ def init(timeout: float) -> torch.device:
         torch_dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
         )
+        global _hosts, _waiting, _timeout
         if device.type == "cuda":
-            global _hosts
             _hosts = torch_dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
+        _waiting = torch_dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=PATIENCE))
+        _timeout = timeout
     return device
 
 
-def _die_with_launcher() -> None:
-    """Ask the system to kill this process when torchrun is killed, which has no chance to do it itself then.
-
-    Without this, the processes of a killed run would go on training, and keep the next one out.
-    """
+def die_with_parent() -> None:
+    """Ask the system to kill this process when the one that started it ends, which may have no chance to do it."""
     if sys.platform != "linux":
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
@@ -69,8 +73,9 @@ def _die_with_launcher() -> None:
 
 def shutdown() -> None:
     """Leave the process group, if there is one."""
-    global _hosts
-    _hosts = None
+    global _hosts, _waiting, _timeout
+    _hosts = _waiting = None
+    _timeout = math.inf
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
         gc.collect()  # what DDP keeps of the group in cycles; the group's threads end with its last owner
@@ -100,6 +105,20 @@ def barrier() -> None:
         # NCCL would have to guess the GPU, and guesses wrong where ranks and GPUs are numbered differently.
         nccl = torch_dist.get_backend() == "nccl"
         torch_dist.barrier(device_ids=[torch.cuda.current_device()] if nccl else None)
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here, for as long as it takes.
+
+    For work that may keep one process much longer than another. One that hangs there must end by itself (HangWatch).
+    """
+    if _waiting is not None:
+        torch_dist.barrier(group=_waiting)
+
+
+def patience() -> float:
+    """Seconds that the others wait for this process before they give up; infinite where there are no others."""
+    return _timeout
 
 
 def any_process(value: bool) -> bool:
