@@ -15,6 +15,7 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
+from faultkit import make_read_only, tmpfs
 from filelock import FileLock
 
 from vsr.data import lmdb_writer
@@ -405,24 +406,14 @@ def test_a_disk_that_fills_up_keeps_what_was_written(clips: Path, caplog: pytest
 
 @pytest.mark.fault
 def test_a_file_system_without_room_is_named(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = shutil.which("mount")
-    if (
-        mount is None
-        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=False).returncode
-    ):
-        pytest.skip("no right to mount")
     monkeypatch.setattr(lmdb_writer, "estimated_bytes", lambda *a, **k: 0)
-    try:
+    with tmpfs(tmp_path / "small", "64k") as small:
         with pytest.raises(OSError, match=r"no space left on the disk|the disk did not take it all"):
             make_lmdb(recipe(clips, target=str(small / "x.lmdb"), encoding="raw"))
         assert os.listdir(small) == ["x.lmdb.partial"]
-        subprocess.run([mount, "-o", "remount,ro", small], check=True)
+        make_read_only(small)
         with pytest.raises(OSError, match=r"expected a folder that can be written to, got .*small"):
             make_lmdb(recipe(clips, target=str(small / "x.lmdb")), fresh=True)
-    finally:
-        subprocess.run(["umount", small], check=True)
 
 
 @pytest.mark.fault

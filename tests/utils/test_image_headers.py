@@ -4,13 +4,13 @@ import io
 import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from faultkit import bomb_png
 from PIL import Image
 
 from vsr.utils import image_headers
@@ -219,15 +219,6 @@ def test_a_header_that_lies_far_inside_is_found_in_the_whole_file(tmp_path: Path
 
 def bombs(side: int) -> dict[str, bytes]:
     """Small files whose headers ask for side x side pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    packer = zlib.compressobj(9)
-    row = bytes(1 + side // 8)
-    pixels = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)  # one bit a pixel
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     stream = io.BytesIO()
     Image.new("L", (8, 8)).save(stream, "JPEG")
     jpeg = bytearray(stream.getvalue())
@@ -240,7 +231,8 @@ def bombs(side: int) -> dict[str, bytes]:
     webp = b"VP8X" + struct.pack("<IBBBB", 10, 0, 0, 0, 0) + 2 * struct.pack("<I", side - 1)[:3] + bytes(20)
     webp = b"RIFF" + struct.pack("<I", len(webp) + 4) + b"WEBP" + webp
     return {
-        "png": png, "jpg": bytes(jpeg), "bmp": bmp, "tif": tiff, "webp": webp, "ppm": b"P6 %d %d 255\n" % (side, side),
+        "png": bomb_png(side), "jpg": bytes(jpeg), "bmp": bmp, "tif": tiff, "webp": webp,
+        "ppm": b"P6 %d %d 255\n" % (side, side),
     }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 import datetime
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ import torch
 from vsr.config import Options, dump_options, hash_options
 from vsr.engine.run_folder import RunFolder
 from vsr.models.restoration import RestorationModel
+from vsr.utils import dist
 from vsr.utils.files import atomic_write, sha256
 
 log = logging.getLogger(__name__)
-BEST_WEIGHTS = "net_g_best.pth"  # by the first metric on the first validation set
+BEST_WEIGHTS = "net_g_best.pth"  # by the metric that val.best names
+MISSES = 2  # saves in a row that fail before on_save_error: stop ends the run: one may be a hiccup of the network
 
 
 def save(folder: RunFolder, model: RestorationModel, options: Options, *, step: int, draw: int) -> None:
@@ -33,18 +34,73 @@ def save(folder: RunFolder, model: RestorationModel, options: Options, *, step: 
         draw: Number of the next sample in the run's stream.
 
     Raises:
-        OSError: the disk is full; what was saved before is untouched.
+        OSError: the disk did not take it; what was saved before is untouched, and of this step nothing is left.
     """
     content = {"step": step, "draw": draw, "options": dump_options(options), "model": model.state_dict()}
     path = folder.states / f"{step}.state"
-    save_weights(folder, model, f"net_g_{step}.pth")
-    if model.adversary is not None:
-        _write(folder.models / f"net_d_{step}.pth", {"params": model.adversary.weights()})
-    _write(path, content)
-    about = {"step": step, "size": path.stat().st_size, "sha256": sha256(path), "options": hash_options(options)}
-    with atomic_write(path.with_suffix(".json"), "w") as file:
-        json.dump(about, file)
+    try:
+        save_weights(folder, model, f"net_g_{step}.pth")
+        if model.adversary is not None:
+            _write(folder.models / f"net_d_{step}.pth", {"params": model.adversary.weights()})
+        _write(path, content)
+        about = {"step": step, "size": path.stat().st_size, "sha256": sha256(path), "options": hash_options(options)}
+        with atomic_write(path.with_suffix(".json"), "w") as file:
+            json.dump(about, file)
+    except OSError:
+        if not path.with_suffix(".json").exists():  # what has come so far would only fill the disk further
+            _remove(folder, step)
+        raise
     _prune(folder, options.logger.keep_last)
+
+
+class Saver:
+    """Saves a run, and decides what it means for the run if the disk does not take it (logger.on_save_error).
+
+    All processes construct it and call ``save``; rank 0 writes, and all learn how it went.
+
+    Args:
+        folder: Of the run.
+        model: What is saved.
+        options: The run's, kept inside the states.
+    """
+
+    def __init__(self, folder: RunFolder, model: RestorationModel, options: Options) -> None:
+        self.folder, self.model, self.options = folder, model, options
+        self.saved = 0  # the step of the last state that was written
+        self._in_a_row = self._failed = 0
+
+    def save(self, step: int, draw: int, *, last: bool) -> None:
+        """Write the state of ``step``, whose next sample is ``draw``.
+
+        Args:
+            last: The run ends here, so there is no other chance.
+
+        Raises:
+            OSError: on all processes: the disk did not take it, and the run is to end.
+        """
+        fault = None
+        if dist.is_main():
+            try:
+                save(self.folder, self.model, self.options, step=step, draw=draw)
+            except OSError as error:
+                fault = error.strerror or str(error)
+        fault = dist.broadcast_json(fault)
+        if fault is None:
+            self.saved, self._in_a_row = step, 0
+            if last and self._failed:
+                log.warning("%d saves of this run failed; this one did not", self._failed)
+            return
+        self._in_a_row, self._failed = self._in_a_row + 1, self._failed + 1
+        policy, every = self.options.logger.on_save_error, self.options.logger.save_checkpoint_freq
+        if last or (policy == "stop" and self._in_a_row >= MISSES):
+            raise OSError(
+                f"step {step}: the state could not be saved, {self._in_a_row} times in a row (logger.on_save_error: "
+                f"{policy}). {fault}."
+            )
+        log.warning(
+            "step %d: the state could not be saved (miss %d in a row, %d in all); the run goes on, and tries again at "
+            "step %d. %s.", step, self._in_a_row, self._failed, step - step % every + every, fault,
+        )  # fmt: skip
 
 
 def save_weights(folder: RunFolder, model: RestorationModel, name: str) -> None:
@@ -53,14 +109,7 @@ def save_weights(folder: RunFolder, model: RestorationModel, name: str) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    size = _bytes(content)
-    free = shutil.disk_usage(path.parent).free
-    if size > free:  # before the first byte: a disk that is full for us is full for everything else
-        raise OSError(
-            f"{path}: expected {size / 1e6:.1f} MB of free space, found {free / 1e6:.1f} MB at {path.parent}. "
-            "The files written before are untouched. Free some space and start the same command again."
-        )
-    with atomic_write(path) as file:
+    with atomic_write(path, size=_bytes(content)) as file:
         torch.save(content, file)
 
 
@@ -79,14 +128,22 @@ def _by_step(states: Path) -> dict[int, Path]:
 
 def _prune(folder: RunFolder, keep: int) -> None:
     for step in sorted(_by_step(folder.states), reverse=True)[keep:]:
-        # The .json goes first: a state whose files are half gone must not look whole.
-        for path in (
-            folder.states / f"{step}.json",
-            folder.states / f"{step}.state",
-            folder.models / f"net_g_{step}.pth",
-            folder.models / f"net_d_{step}.pth",
-        ):
+        _remove(folder, step)
+
+
+def _remove(folder: RunFolder, step: int) -> None:
+    """Remove the state of a step and its weights, or what there is of them."""
+    # The .json goes first: a state whose files are half gone must not look whole.
+    for path in (
+        folder.states / f"{step}.json",
+        folder.states / f"{step}.state",
+        folder.models / f"net_g_{step}.pth",
+        folder.models / f"net_d_{step}.pth",
+    ):
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: could not be removed: %s", path, error)
 
 
 def set_aside(states: Path, step: int) -> None:

@@ -28,7 +28,7 @@ class TrainLog:
     """Collects what the steps return, without waiting for the device, and tells it every print_freq steps.
 
     All processes construct it and call ``step``; rank 0 alone writes. A failing log never stops the
-    run: it is warned of once and left off.
+    run: it is warned of once.
 
     Args:
         options: How often, and whether to TensorBoard.
@@ -48,7 +48,7 @@ class TrainLog:
         self._since = self._step_end = time.perf_counter()
         self._writer: Any = None
         self._failed: set[str] = set()
-        shown = dist.is_main() and sys.stderr.isatty()
+        shown = dist.is_main() and sys.stderr is not None and sys.stderr.isatty()
         self._bar = tqdm(initial=start, total=total, unit="step", disable=not shown, dynamic_ncols=True)
 
     def data_ready(self) -> None:
@@ -135,7 +135,7 @@ class TrainLog:
         """Append one line to log.jsonl; a number that is not finite becomes null, as JSON has none."""
         if dist.is_main():
             finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
-            self._guarded("log.jsonl", self._append, json.dumps(finite))
+            self.guarded("log.jsonl", self._append, json.dumps(finite), again=True)
 
     def _append(self, line: str) -> None:
         with (self.folder / "log.jsonl").open("a+b") as file:
@@ -154,7 +154,7 @@ class TrainLog:
 
     def _tensorboard(self, method: str, *arguments: Any, **keywords: Any) -> None:
         if self.options.use_tb_logger and dist.is_main():
-            self._guarded("TensorBoard", lambda: getattr(self._open_writer(), method)(*arguments, **keywords))
+            self.guarded("TensorBoard", lambda: getattr(self._open_writer(), method)(*arguments, **keywords))
 
     def _open_writer(self) -> Any:
         if self._writer is None:
@@ -163,19 +163,22 @@ class TrainLog:
             self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=self.start + 1)
         return self._writer
 
-    def _guarded(self, what: str, write: Any, *arguments: Any) -> None:
-        if what in self._failed:
+    def guarded(self, what: str, write: Any, *arguments: Any, again: bool = False) -> None:
+        """Write something that is not worth a run: what fails is warned of once, and left off or tried ``again``."""
+        if what in self._failed and not again:
             return
         try:
             write(*arguments)
-        except (OSError, ImportError, RuntimeError) as error:  # a log is not worth a run
-            self._failed.add(what)
-            log.warning("%s is left off from now on, the run goes on: %s", what, error)
+        except Exception as error:  # disks fail, and TensorBoard in as many ways as it has versions
+            if what not in self._failed:
+                self._failed.add(what)
+                left = "what fails is not in it" if again else "it is left off from now on"
+                log.warning("%s could not be written: %s; the run goes on, %s", what, error, left)
 
     def close(self) -> None:
         self._bar.close()
         if self._writer is not None:
-            self._guarded("TensorBoard", self._writer.close)
+            self.guarded("TensorBoard", self._writer.close)
 
 
 def memory() -> float:

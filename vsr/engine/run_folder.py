@@ -5,6 +5,7 @@ import errno
 import fcntl
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -36,17 +37,30 @@ class RunFolder:
         self.visualization = self.root / "visualization"
         self._lock: IO[str] | None = None
         if dist.is_main():
-            if fresh and self.root.exists():
-                self._take_lock()  # the folder of a run that is still going is not renamed
-                archive(self.root)
-                self.close()
-            for folder in (self.models, self.states):
-                folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            for folder in (self.root, self.models, self.states):
-                for leftover in folder.glob(".*.tmp"):  # of a write that a killed process began
-                    leftover.unlink()
+            try:
+                self._open(fresh=fresh)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"path.experiments_root: expected a place for the run's folder '{self.root}' that can be written "
+                    f"to, got: {error}. Nothing was deleted. Choose another one, or repair it",
+                ) from error
         dist.barrier()
+
+    def _open(self, *, fresh: bool) -> None:
+        """Make the folders, take the lock, and see whether files can be written: now, not after thousands of steps."""
+        if fresh and self.root.exists():
+            self._take_lock()  # the folder of a run that is still going is not renamed
+            archive(self.root)
+            self.close()
+        for folder in (self.models, self.states):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        for folder in (self.root, self.models, self.states):
+            for leftover in folder.glob(".*.tmp"):  # of a write that a killed process began
+                leftover.unlink()
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"x")
 
     def has_taken(self, state: str) -> bool:
         """Whether this run started from ``state`` already; the answer is yes from now on."""
@@ -58,7 +72,8 @@ class RunFolder:
         return taken
 
     def _take_lock(self) -> None:
-        self._lock = (self.root / ".lock").open("a+")
+        path = self.root / ".lock"
+        self._lock = path.open("a+")
         try:
             # The system frees it whenever we die. Unlike flock's it is not inherited by the loader's
             # workers, which outlive a killed run by seconds, and would keep the next one out.
@@ -73,6 +88,11 @@ class RunFolder:
                 f"{self.root}: expected no other run in this folder, but process {holder} is training in it. "
                 "Wait for it, stop it, or give this run another name."
             ) from error
+        if not os.path.samestat(os.fstat(self._lock.fileno()), path.stat()):
+            raise RuntimeError(
+                f"{self.root}: expected no other run in this folder, but one has begun to archive it at this moment. "
+                "Start one of them only, or give this run another name."
+            )
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()

@@ -17,14 +17,15 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 MARKER = "PREEMPTED"  # in the run folder of a run that a scheduler has stopped, until it goes on
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 class StopRequest:
     """Notes the signals that ask for the run's end; the loop asks whether there was one.
 
-    SIGTERM and SIGUSR1 come from schedulers that want the machine back, SIGINT from Ctrl-C; a second Ctrl-C does
-    not wait for the end of the step. Only the main thread of a program can listen; in another one nothing is noted.
+    SIGTERM and SIGUSR1 come from schedulers that want the machine back, SIGHUP from a terminal that is closed, SIGINT
+    from Ctrl-C; a second Ctrl-C does not wait for the end of the step. Only the main thread of a program can listen;
+    in another one nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -68,8 +69,11 @@ class StopRequest:
         name = signal.Signals(self._noted).name if self._noted else "a signal to another process"
         log.warning("stopped by %s after step %d; the state is saved, the same command continues", name, step)
         if dist.is_main():
-            with atomic_write(folder / MARKER, "w") as file:
-                json.dump({"step": step, "signal": name, "time": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+            try:
+                with atomic_write(folder / MARKER, "w") as file:
+                    json.dump({"step": step, "signal": name, "time": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+            except OSError as error:  # the state is there, which counts
+                log.warning("%s", error)
 
     def close(self) -> None:
         for number, handler in self._before.items():
