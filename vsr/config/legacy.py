@@ -1,15 +1,20 @@
-"""Other spellings of an option file, turned into vsr's own: the only place that knows them.
+"""Other spellings of an option file, turned into vsr's own: this and the other ``legacy_*`` are all that knows them.
 
 BasicSR's and NAFNet's model types, their loss slots (``pixel_opt`` ...), and the keys of theirs that have
-nothing to say to vsr.
+nothing to say to vsr. Older files first become BasicSR's of today: ``legacy_moves``, ``legacy_2019``.
 """
 
 import logging
 import re
 from typing import Any
 
+import vsr.registry
+from vsr.config.legacy_2019 import translate_2019, translate_batches
+from vsr.config.legacy_moves import mapping, move, move_keys
+from vsr.config.legacy_realesrgan import MODELS as REALESRGAN_MODELS
+from vsr.config.legacy_realesrgan import translate_realesrgan
 from vsr.config.legacy_sets import translate_sets
-from vsr.config.reader import Mark, Node, show
+from vsr.config.reader import Node, OptionError, show
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +25,31 @@ MODEL_TYPES = {
     "SwinIRModel": "ImageModel",
     "ImageRestorationModel": "ImageModel",
     "EDVRModel": "VideoModel",
+    **dict.fromkeys(REALESRGAN_MODELS, "ImageModel"),
     "VideoBaseModel": "VideoModel",
+    "VideoGANModel": "VideoModel",
     "VideoRecurrentModel": "VideoModel",
     "VideoRecurrentGANModel": "VideoModel",
+    "BasicVSRModel": "VideoModel",
+}
+
+# Networks of BasicSR that vsr does not have: what they are for, and those of vsr that are nearest.
+ABSENT = {
+    "DUF": ("video super-resolution by dynamic filters", ["EDVR", "BasicVSR"]),
+    "TOFlow": ("video super-resolution along flow", ["EDVR", "BasicVSR"]),
+    "ECBSR": ("fast super-resolution", ["SRVGGNetCompact", "EDSR"]),
+    "RIDNet": ("denoising", ["NAFNet", "SwinIR"]),
+    "DFDNet": ("restoration of faces", ["RRDBNet"]),
+    "HiFaceGAN": ("restoration of faces", ["RRDBNet"]),
+    "StyleGAN2Generator": ("making faces from noise", ["RRDBNet"]),
+    "sr_resnet": ("super-resolution, with batch norm", ["MSRResNet"]),
 }
 
 # Keys without a meaning here, and what vsr does instead. '*' stands for every key of that level.
 _IGNORED = {
+    "distortion": "scale says it",
+    "gpu_ids": "CUDA_VISIBLE_DEVICES chooses, and torchrun's --nproc_per_node counts",
+    "set_CUDA_VISIBLE_DEVICES": "CUDA_VISIBLE_DEVICES chooses, and torchrun's --nproc_per_node counts",
     "num_gpu": "the number of processes is torchrun's --nproc_per_node; one process uses the GPU if there is one",
     "dist_params": "torchrun gives address and port; the backend is nccl on GPUs and gloo on CPUs",
     "find_unused_parameters": "not needed: every parameter of vsr's networks takes part in a step",
@@ -41,8 +64,12 @@ _IGNORED = {
     "datasets.*.persistent_workers": "the workers of a training set live as long as the run",
     "val.pbar": "progress is shown on the screen of the first process",
     "val.trans_num": "no code has ever read it",
+    "val.rgb2bgr": "the order of channels is known",
     "val.max_minibatch": "val.tile bounds the memory of large images",
     "val.use_image": "images are always measured as 8-bit numbers, as they are saved",
+    "train.val_func": "model_type says it",
+    "path.ignore_resume_networks": "resume_state is one file, and says what belongs to it",
+    "network_d.syncbn": "each process normalises by its own batch",
     "crop_border": "each metric has its own, val.metrics.NAME.crop_border",
     "logger.wandb": "records go to log.jsonl, and to TensorBoard with logger.use_tb_logger",
 }
@@ -56,30 +83,77 @@ def translate(root: Node, problems: list[str], *, over: Node | None = None) -> N
         problems: Receives what cannot be translated.
         over: Of an override: the translated file that it is put over.
     """
+    translate_batches(root, problems)
+    move_keys(root, problems)
+    if root.get("manual_seed", 0) is None:
+        _, mark = root.take("manual_seed")
+        log.info("%s: null is the default, 0: a run is always repeatable", mark)
+    translate_2019(root, problems)
+    translate_realesrgan(root)
+    _drop_unmeasured(root)
+    if over is None:
+        _count_reference_batch(root)
+    train = root.get("train")
     if root.get("model_type") == "ImageRestorationModel":
         _read_as_nafnet(root)
-        _clip_as_nafnet(root.get("train"), problems)
-    elif over is not None and "use_grad_clip" in (root.get("train") or ()):
-        _clip_as_nafnet(root["train"], problems)
-    if root.get("model_type") == "ESRGANModel" and isinstance(root.get("train"), Node):
-        mark = root.where("model_type")
-        root["train"].put("relativistic", True, mark)
+        _clip_as_nafnet(train, problems)
+    elif over is not None and isinstance(train, Node) and "use_grad_clip" in train:
+        _clip_as_nafnet(train, problems)
+    if root.get("model_type") == "ESRGANModel" and isinstance(train, Node):
+        log.info("%s: its losses are train.relativistic: true", root.where("model_type"))
+        train.put("relativistic", True, root.where("model_type"))
+    dialect = root.get("model_type") in MODEL_TYPES  # vsr's own files use the same spellings, of which nobody is told
     _rename_model(root)
+    _rename_discriminator(root)
     _drop_ignored(root)
     translate_sets(root)
-    _drop_grids(root, problems)
-    _rename_flip(root, problems)
-    for key in ("suffix", "save_img"):  # some files for testing have them at the top
-        if key in root:
-            _move_into(root, key, "val", key, problems)
-    train = root.get("train")
+    _translate_grids(root, problems)
+    _mend_edvr(root, problems)
     if isinstance(train, Node):
-        _gather_freezing(train, (root if over is None else over).get("network_g"), problems)
-        _gather_losses(train, problems)
+        _gather_freezing(train, (root if over is None else over).get("network_g"), problems, tell=dialect)
+        _gather_rates(train, problems, tell=dialect)
+        _gather_losses(train, problems, tell=dialect)
         _gather_mixing(train, problems)
-        for key, part in (("dcn_lr_mul", "dcn"), ("flow_lr_mul", "spynet")):
-            if key in train:
-                _move_into(train, key, "lr_mul", part, problems)
+
+
+def refuse_absent(root: Node) -> None:
+    """Stop at a network that vsr does not have, before every other key of the file is a mistake, too.
+
+    Raises:
+        OptionError: it is one of BasicSR's, and no module of ``imports`` may bring it.
+    """
+    network = root.get("network_g")
+    name = network.get("type") if isinstance(network, Node) else None
+    if not isinstance(name, str) or name not in ABSENT or root.get("imports") or name in vsr.registry.NETWORKS.names():
+        return
+    purpose, nearest = ABSENT[name]
+    mark = network.where("type") if isinstance(network, Node) else root.mark
+    raise OptionError([f"{mark}: expected a network of vsr, got '{name}' ({purpose}). Nearest: {', '.join(nearest)}."])
+
+
+def _drop_unmeasured(root: Node) -> None:
+    """NIQE needs no ground truth, and is in a few of BasicSR's files beside PSNR."""
+    val = root.get("val")
+    metrics = val.get("metrics") if isinstance(val, Node) else None
+    if not isinstance(metrics, Node) or "calculate_niqe" in vsr.registry.METRICS.names():
+        return
+    for name, metric in list(metrics.items()):
+        if isinstance(metric, Node) and metric.get("type") == "calculate_niqe":
+            _, mark = metrics.take(name)
+            log.warning("%s: calculate_niqe is left out: vsr does not have it", mark)
+
+
+def _count_reference_batch(root: Node) -> None:
+    """GPUs times samples of each is the batch that the numbers of steps are meant for."""
+    train, datasets, gpus = root.get("train"), root.get("datasets"), root.get("num_gpu")
+    dataset = datasets.get("train") if isinstance(datasets, Node) else None
+    samples = dataset.get("batch_size_per_gpu") if isinstance(dataset, Node) else None
+    if not isinstance(train, Node) or "reference_batch" in train or type(gpus) is not int or type(samples) is not int:
+        return
+    if gpus > 1 and samples > 0:
+        mark = root.where("num_gpu")
+        log.info("%s: with batch_size_per_gpu: %d it is train.reference_batch: %d", mark, samples, gpus * samples)
+        train.put("reference_batch", gpus * samples, mark)
 
 
 def _read_as_nafnet(root: Node) -> None:
@@ -109,10 +183,10 @@ def _clip_as_nafnet(train: Any, problems: list[str]) -> None:
         train.put("clip_grad", None, mark)
     elif clips and "clip_grad" not in train:
         log.info("%s: NAFNet's code has it without saying so, clip_grad: {norm: 0.01}", mark)
-        train.put("clip_grad", _node(mark, norm=0.01), mark)
+        train.put("clip_grad", mapping(mark, norm=0.01), mark)
 
 
-def _gather_freezing(train: Node, network: Any, problems: list[str]) -> None:
+def _gather_freezing(train: Node, network: Any, problems: list[str], *, tell: bool) -> None:
     """EDVR's ``tsa_iter`` and BasicVSR's ``fix_flow`` are phases of train.freeze; null or 0 is none."""
     for key in [key for key in ("tsa_iter", "fix_flow") if key in train]:
         value, mark = train.take(key)
@@ -124,40 +198,57 @@ def _gather_freezing(train: Node, network: Any, problems: list[str]) -> None:
             problems.append(f"{mark}: expected either this or freeze, got both. Keep freeze.")
             continue
         if key == "tsa_iter":
-            phase = _node(mark, **{"except": ["fusion"]}, until=value)
+            phase = mapping(mark, **{"except": ["fusion"]}, until=value)
         else:
             extractor = isinstance(network, Node) and network.get("type") == "IconVSR"  # it has an EDVR of its own
-            phase = _node(mark, parts=["spynet", "edvr"] if extractor else ["spynet"], until=value)
+            phase = mapping(mark, parts=["spynet", "edvr"] if extractor else ["spynet"], until=value)
+        if tell:
+            log.info("%s: it is train.freeze: {%s}", mark, ", ".join(f"{k}: {show(v)}" for k, v in phase.items()))
         train.put("freeze", phase, mark)
 
 
-def _node(mark: Mark, **entries: Any) -> Node:
-    """Return a mapping all of whose keys have one mark."""
-    node = Node(mark)
-    for key, value in entries.items():
-        node.put(key, value, mark)
-    return node
-
-
-def _drop_grids(root: Node, problems: list[str]) -> None:
-    """NAFNet's ``val.grids`` is off in all its files; on, it needs sizes that are not those of ``val.tile``."""
+def _translate_grids(root: Node, problems: list[str]) -> None:
+    """NAFNet's ``val.grids`` cuts GT into crops of one size that overlap and are averaged: val.tile, in LQ pixels."""
     val = root.get("val")
-    if isinstance(val, Node) and "grids" in val:
-        value, mark = val.take("grids")
-        if value is not False:
-            problems.append(f"{mark}: expected false, got {show(value)}. Use val.tile, the side of the tiles, instead.")
+    if not isinstance(val, Node):
+        return
+    sizes = {}
+    for key in ("crop_size_h", "crop_size_w", "crop_size_h_ratio", "crop_size_w_ratio"):
+        if key in val:
+            sizes[key], mark = val.take(key)
+            log.info("%s: it belongs to val.grids, which is val.tile here", mark)
+    if "grids" not in val:
+        return
+    value, mark = val.take("grids")
+    height, width, scale = sizes.get("crop_size_h"), sizes.get("crop_size_w"), root.get("scale", 1)
+    if value is False:
+        return
+    if value is not True or not all(type(size) is int and size > 0 for size in (height, width, scale)):
+        problems.append(f"{mark}: expected false, got {show(value)}. Use val.tile, the side of the tiles, instead.")
+        return
+    tile = max(1, min(height, width) // scale)  # type: ignore[type-var]  # checked above
+    log.info("%s: crops of %d x %d of GT are val.tile: %d", mark, height, width, tile)
+    val.put("tile", tile, mark)
+    if tile <= 32 and "tile_overlap" not in val:
+        val.put("tile_overlap", tile // 2, mark)
 
 
-def _rename_flip(root: Node, problems: list[str]) -> None:
-    """``use_flip`` of NAFNet and of EDVR's last files is ``use_hflip``."""
-    datasets = root.get("datasets")
-    for dataset in datasets.values() if isinstance(datasets, Node) else ():
-        if isinstance(dataset, Node) and "use_flip" in dataset:
-            value, mark = dataset.take("use_flip")
-            if "use_hflip" in dataset:
-                problems.append(f"{mark}: expected one use_hflip, got a second. See {dataset.where('use_hflip')}.")
-            else:
-                dataset.put("use_hflip", value, mark)
+def _mend_edvr(root: Node, problems: list[str]) -> None:
+    """A few of BasicSR's files have arguments that its EDVR does not take: of the average, and by an older name."""
+    network = root.get("network_g")
+    if isinstance(network, Node) and network.get("type") == "EDVR":
+        move(root, "network_g.ema_decay", "train.ema_decay", problems)
+        move(root, "network_g.predeblur", "network_g.with_predeblur", problems)
+
+
+def _rename_discriminator(root: Node) -> None:
+    network = root.get("network_d")
+    name = network.get("type") if isinstance(network, Node) else None
+    if isinstance(network, Node) and name in ("VGGStyleDiscriminator128", "VGGStyleDiscriminator256"):
+        mark, size = network.where("type"), int(name[-3:])
+        log.info("%s: it is VGGStyleDiscriminator with input_size: %d", mark, size)
+        network["type"] = "VGGStyleDiscriminator"
+        network.put("input_size", size, mark)
 
 
 def _rename_model(root: Node) -> None:
@@ -180,13 +271,35 @@ def _drop_ignored(root: Node) -> None:
             log.info("%s: %s is not used: %s", mark, show(value), instead)
 
 
-def _gather_losses(train: Node, problems: list[str]) -> None:
+def _gather_rates(train: Node, problems: list[str], *, tell: bool) -> None:
+    """``dcn_lr_mul`` and ``flow_lr_mul`` are factors, ``lr_flow`` a rate of its own, which counts with fix_flow."""
+    if "lr_flow" in train:
+        rate, mark = train.take("lr_flow")
+        optimizer = train.get("optim_g")
+        base = optimizer.get("lr") if isinstance(optimizer, Node) else None
+        if train.get("freeze") is None:
+            log.info("%s: it is not used: it counts beside fix_flow only", mark)
+        elif isinstance(base, int | float) and base > 0 and isinstance(rate, int | float):
+            log.info("%s: of optim_g.lr it is flow_lr_mul: %g", mark, rate / base)
+            train.put("flow_lr_mul", rate / base, mark)
+        else:
+            problems.append(f"{mark}: expected a rate beside optim_g.lr, got {show(rate)}. Use flow_lr_mul, a factor.")
+    for key, part in (("dcn_lr_mul", "dcn"), ("flow_lr_mul", "spynet")):
+        move(train, key, f"lr_mul.{part}", problems, tell=tell)
+
+
+def _gather_losses(train: Node, problems: list[str], *, tell: bool) -> None:
     """``pixel_opt: {...}`` is ``losses: {pixel: {...}}``; a slot with nothing in it is no loss."""
-    for key in [key for key in train if re.fullmatch(r"\w+_opt", key)]:
+    slots = [key for key in train if re.fullmatch(r"\w+_opt", key)]
+    if "ldl_opt" in slots and train["ldl_opt"] is not None:
+        _, mark = train.take("ldl_opt")
+        log.warning("%s: it is left out: vsr has no loss that is weighted by LDL's map of artifacts", mark)
+        slots.remove("ldl_opt")
+    for key in slots:
         if train[key] is None and not train.on_path:
             train.take(key)
         else:
-            _move_into(train, key, "losses", key.removesuffix("_opt"), problems)
+            move(train, key, f"losses.{key.removesuffix('_opt')}", problems, tell=tell)
 
 
 def _gather_mixing(train: Node, problems: list[str]) -> None:
@@ -206,24 +319,9 @@ def _gather_mixing(train: Node, problems: list[str]) -> None:
         stages = []
         if settings.get("mixup", False):
             prob = 0.5 if settings.get("use_identity", False) else 1.0
-            stages.append(_node(mark, type="Mixup", alpha=settings.get("mixup_beta", 1.2), prob=prob))
+            stages.append(mapping(mark, type="Mixup", alpha=settings.get("mixup_beta", 1.2), prob=prob))
         if "batch_augment" in train:
             problems.append(f"{mark}: expected either this or batch_augment, got both. Keep batch_augment.")
             continue
         if stages:
             train.put("batch_augment", stages, mark)
-
-
-def _move_into(node: Node, key: str, section: str, name: str, problems: list[str]) -> None:
-    """Make ``node[key]`` the entry ``name`` of the mapping ``node[section]``, under the mark that it has."""
-    value, mark = node.take(key)
-    target: Any = node.get(section)
-    if target is None:
-        target = Node(Mark(mark.source, node.mark.below(section).path, mark.line), on_path=node.on_path)
-        node.put(section, target, target.mark)
-    if not isinstance(target, Node):
-        return  # the check of the section itself says so
-    if name in target:
-        problems.append(f"{mark}: expected one {section}.{name}, got a second. See {target.where(name)}.")
-        return
-    target.put(name, value, mark)

@@ -1,14 +1,13 @@
 """What BasicSR says of data sets in other words than vsr: its lists of clips, and keys without a meaning."""
 
 import logging
-from typing import Any
 
+from vsr.config.legacy_moves import sets
 from vsr.config.reader import Node
 
 log = logging.getLogger(__name__)
 
-# BasicSR's own lists, in the folder of its source: the clips that they name; None: all of the set.
-_FOLDER = "basicsr/data/meta_info/"
+# BasicSR's own lists, in a folder meta_info of its source or beside the data: the clips that they name; None: all.
 _LISTS: dict[str, list[str] | None] = {
     "meta_info_DIV2K800sub_GT.txt": None,
     "meta_info_REDS_GT.txt": None,
@@ -29,30 +28,18 @@ _UNUSED = {
 
 def translate_sets(root: Node) -> None:
     """Rewrite the data sets of an option file in place, each change with a line in the log."""
-    for dataset in _sets(root):
+    for dataset in sets(root):
         for (kind, key), instead in _UNUSED.items():
             if dataset.get("type") == kind and key in dataset:
                 _, mark = dataset.take(key)
                 log.info("%s: it is not used: %s", mark, instead)
-        name = str(dataset.get("meta_info_file") or "")
-        if not name.startswith(_FOLDER) or name.removeprefix(_FOLDER) not in _LISTS:
+        folder, _, name = str(dataset.get("meta_info_file") or "").rpartition("/")
+        if not folder.endswith("meta_info") or name not in _LISTS:
             continue
-        clips = _LISTS[name.removeprefix(_FOLDER)]
+        clips = _LISTS[name]
         _, mark = dataset.take("meta_info_file")
         if clips is None:
             log.info("%s: BasicSR's list of the whole set is not needed: the roots are searched", mark)
         else:
             log.info("%s: BasicSR's list is clips: [%s]", mark, ", ".join(clips))
             dataset.put("clips", clips, mark)
-
-
-def _sets(root: Node) -> list[Node]:
-    """Return the sections of data sets, and those within a mixed one."""
-    datasets: Any = root.get("datasets")
-    found = [
-        dataset for dataset in (datasets.values() if isinstance(datasets, Node) else ()) if isinstance(dataset, Node)
-    ]
-    for dataset in found:
-        nested = dataset.get("datasets")
-        found += [part for part in nested if isinstance(part, Node)] if isinstance(nested, list) else []
-    return found

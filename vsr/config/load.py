@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vsr.config.check import Checker
-from vsr.config.legacy import translate
+from vsr.config.legacy import refuse_absent, translate
 from vsr.config.reader import Node, OptionError, read_file, read_override, show
 from vsr.config.rules import check_rules
 from vsr.config.schema import Options
@@ -15,7 +15,7 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     """Read, translate and check an option file; nothing but option files and code is touched.
 
     Args:
-        path: A YAML file in vsr's or BasicSR's vocabulary.
+        path: A YAML file in the vocabulary of vsr, BasicSR, NAFNet, or EDVR's and mmsr's code of 2019.
         overrides: 'key.path=value' (or 'key:path=value') each, read by the rules of the file and put
             over it in turn; null takes a loss, a metric or a data set out.
 
@@ -34,6 +34,7 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
             continue
         translate(override, problems, over=root)
         _merge(root, override, problems)
+    refuse_absent(root)
     checker = Checker()
     options = checker.options(root)
     check_rules(options, root, checker)
