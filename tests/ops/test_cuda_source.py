@@ -246,7 +246,7 @@ def passed(output: str) -> int:
 
 
 def test_the_kernels_are_right_when_the_cpu_imitates_them(run_emulated: Callable[..., str]) -> None:
-    assert passed(run_emulated("-m", "cuda and not slow")) > 90
+    assert passed(run_emulated("-m", "cuda and not slow")) > 80
 
 
 @pytest.mark.slow

@@ -55,6 +55,8 @@ def prepare_flickr1024(
     if missing or not chosen:
         wanted = ", ".join(missing or [name for name, _ in FLICKR.values()])
         raise FileNotFoundError(f"root: expected the folders {wanted} of Flickr1024 in '{root}', got none such.")
+    if middlebury is not None and "train" not in chosen:
+        raise ValueError("middlebury: expected to train on Flickr1024, too, got no Train. Use prepare_stereo.py.")
     sets = {}
     for part in chosen:
         name, published = FLICKR[part]
@@ -64,8 +66,6 @@ def prepare_flickr1024(
             log.warning("%s: has %d pairs, as published it has %d", folder, len(sets[part].pairs), published)
     train = [sets["train"]] if "train" in sets else []
     if middlebury is not None:
-        if not train:
-            raise ValueError("middlebury: expected to train on Flickr1024, too, got no Train. Use prepare_stereo.py.")
         train.insert(0, PairSet(Path(middlebury), find_marked(middlebury, "middlebury"), halved=True))
     how: dict[str, Any] = {"lmdb": lmdb, "workers": workers, "dry_run": dry_run}
     lines = []
