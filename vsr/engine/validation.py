@@ -34,6 +34,7 @@ class Validation:
     folder: RunFolder
     progress: TrainLog
     stop: StopRequest
+    _unwritten: dict[str, Any] | None = None  # what the disk did not take
 
     def due(self, step: int) -> bool:
         assert self.options.train is not None
@@ -66,8 +67,7 @@ class Validation:
         memory = self._memory()
         if dist.is_main():
             self._keep_best(memory, measured, step)
-            with atomic_write(self._memory_file(), "w") as file:
-                json.dump({**memory, "step": step}, file)
+            self._remember({**memory, "step": step})
         dist.barrier()
 
     def _keep_best(self, memory: dict[str, Any], measured: Mapping[str, Mapping[str, float]], step: int) -> None:
@@ -92,8 +92,11 @@ class Validation:
             if before and (before["metric"], before.get("set", picks[0])) != picks[::-1]:
                 before = None  # it was the best of something else
             if _beats(chosen, before, higher=higher_is_better(self.options, self.model, str(picks[1]))):
-                checkpoint.save_weights(self.folder, self.model, checkpoint.BEST_WEIGHTS)
-                memory["best"] = {"step": step, "set": picks[0], "metric": picks[1], "value": chosen}
+                try:
+                    checkpoint.save_weights(self.folder, self.model, checkpoint.BEST_WEIGHTS)
+                    memory["best"] = {"step": step, "set": picks[0], "metric": picks[1], "value": chosen}
+                except OSError as error:  # the states decide whether a run ends that cannot write
+                    log.warning("step %d: the best weights were not saved; the earlier ones stay. %s", step, error)
         if table:
             log.info("step %d\n%s", step, format_bests(table))
 
@@ -111,7 +114,7 @@ class Validation:
             if self.options.logger.use_tb_logger and dist.is_main() and not shown:
                 shown[key] = restored
             if save:
-                save(key, restored)
+                self.progress.guarded("a picture of validation", save, key, restored, again=True)
 
         return on_frame
 
@@ -124,10 +127,21 @@ class Validation:
     def _memory_file(self) -> Path:
         return self.folder.root / "validation.json"
 
+    def _remember(self, memory: dict[str, Any]) -> None:
+        self._unwritten = None
+        try:
+            with atomic_write(self._memory_file(), "w") as file:
+                json.dump(memory, file)
+        except OSError as error:
+            self._unwritten = memory
+            log.warning("what this validation has found is not there after a restart, which will repeat it: %s", error)
+
     def _memory(self) -> dict[str, Any]:
         """What earlier validations of this run left: the last step, and the best one; rank 0's on every process."""
         memory: dict[str, Any] = {}
-        if dist.is_main() and self._memory_file().is_file():
+        if self._unwritten is not None:
+            memory = self._unwritten
+        elif dist.is_main() and self._memory_file().is_file():
             try:
                 memory = json.loads(self._memory_file().read_text(encoding="utf-8"))
             except ValueError as error:
