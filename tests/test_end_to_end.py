@@ -219,25 +219,6 @@ def test_the_launch_lines_that_users_have_work(tiny: Path, launcher: list[str]) 
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_the_run_still_ends_alike(tiny: Path, tmp_path: Path) -> None:
-    overrides = ["train.total_iter=40", "train.scheduler.periods=[40]", "logger.save_checkpoint_freq=2"]
-    whole = ["-opt", str(tiny), "--set", "name=whole", *overrides]
-    parts = ["-opt", str(tiny), "--set", "name=parts", *overrides]
-    status, output = run("train.py", *whole)
-    assert status == 0, output
-    for _ in range(8):
-        process = launch("train.py", *parts)
-        try:
-            started = len(history(tmp_path / "experiments" / "parts"))
-            wait_for_steps(tmp_path / "experiments" / "parts", min(39, started + random.randint(1, 5)), process)
-        finally:
-            kill(process)
-    status, output = run("train.py", *parts)
-    assert status == 0, output
-    assert_same_run(tmp_path / "experiments" / "whole", tmp_path / "experiments" / "parts", 40)
-
-
-@pytest.mark.slow
 def test_one_process_continues_the_samples_of_two(tiny: Path, tmp_path: Path) -> None:
     status, output = run("train.py", "-opt", str(tiny), "--set", "train.total_iter=4", world=2)
     assert status == 0, output
