@@ -208,7 +208,9 @@ def test_the_same_metric_in_other_files_keeps_its_default(case: "Case") -> None:
 
 def test_a_flip_given_in_both_spellings_is_refused(case: "Case") -> None:
     (line,) = case.problems(NAFNET.replace("    gt_size: 256", "    gt_size: 256\n    use_hflip: true"))
-    assert line.startswith("x.yml:13 datasets.train.use_flip: expected one datasets.train.use_hflip, got a second. See x.yml:12")
+    where, _, text = line.partition(": ")
+    assert where == "x.yml:13 datasets.train.use_flip"
+    assert text.startswith("expected one datasets.train.use_hflip, got a second. See x.yml:12")
 
 
 def test_tiles_of_nafnet_have_another_option_here(case: "Case") -> None:

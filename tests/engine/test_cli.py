@@ -1,5 +1,6 @@
 """The command lines, and what a user sees who got something wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,23 @@ def test_a_launcher_without_its_environment_is_an_error(tiny: Path, capsys: pyte
 def test_force_yml_means_set(tiny: Path, tmp_path: Path) -> None:
     assert train_main(["-opt", str(tiny), "--force_yml", "train:total_iter=1", "name=other"]) == 0
     assert (tmp_path / "experiments" / "other" / "training_states" / "1.state").is_file()
+
+
+def test_debug_is_a_short_run_under_a_name_of_its_own(tiny: Path, tmp_path: Path) -> None:
+    assert train_main(["-opt", str(tiny), "--debug", "--set", "train.total_iter=9"]) == 0
+    runs = [path.name for path in (tmp_path / "experiments").iterdir()]
+    assert runs == ["debug_tiny"]
+    records = [json.loads(line) for line in (tmp_path / "experiments/debug_tiny/log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "lr" in record] == list(range(1, 10))
+    states = {path.stem for path in (tmp_path / "experiments/debug_tiny/training_states").glob("*.state")}
+    assert states == {"8", "9"}
+
+
+def test_testing_takes_the_flags_of_training(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_test_main(["-opt", str(tiny), "--auto_resume", "--launcher", "none"]) == 1
+    error = capsys.readouterr().err
+    assert "ignored: --launcher, --auto_resume" in error
+    assert "path.pretrain_network_g: expected a checkpoint to test" in error
 
 
 def test_testing_without_weights_says_what_to_do(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,14 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from vsr.config import OptionError, Options, load_options
 from vsr.utils import dist, logs
 
 log = logging.getLogger(__name__)
+
+DEBUG_EVERY = 8  # steps between validations and checkpoints of --debug
 
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +20,6 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
     parser = _parser("Train a network as an option file says. The same command continues an interrupted run.")
     parser.add_argument("--fresh", action="store_true", help="start over; the earlier run's folder is archived")
-    parser.add_argument("--auto_resume", action="store_true", help="ignored: a run always continues by itself")
     given = parser.parse_args(arguments)
     return _run(lambda options: train(options, fresh=given.fresh), given)
 
@@ -38,6 +40,11 @@ def _parser(description: str) -> argparse.ArgumentParser:
         help="change options: train.total_iter=100 network_g.num_feat=32 (also a:b=v)",
     )  # fmt: skip
     ignored = "ignored: torchrun's environment tells"
+    parser.add_argument("--auto_resume", action="store_true", help="ignored: a run always continues by itself")
+    parser.add_argument(
+        "--debug", action="store_true",
+        help=f"a run of its own, debug_NAME, that logs each step, and validates and saves every {DEBUG_EVERY}",
+    )  # fmt: skip
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], help=ignored)
     parser.add_argument("--local_rank", "--local-rank", type=int, help=ignored)
     return parser
@@ -48,7 +55,8 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
     logs.setup()
     try:
         _explain(given)
-        command(load_options(given.opt, given.overrides))
+        options = load_options(given.opt, given.overrides)
+        command(debugging(options) if given.debug else options)
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, OptionError) and not dist.is_main():
             return 1  # every process reads the same file: one voice is enough
@@ -67,6 +75,17 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
     return 0
 
 
+def debugging(options: Options) -> Options:
+    """Return the options of BasicSR's ``--debug``: under a name of its own, so that the real run is left alone."""
+    name = options.name if options.name.startswith("debug") else f"debug_{options.name}"
+    return replace(
+        options,
+        name=name,
+        val=replace(options.val, val_freq=DEBUG_EVERY),
+        logger=replace(options.logger, print_freq=1, save_checkpoint_freq=DEBUG_EVERY),
+    )
+
+
 def _plain(error: Exception) -> str:
     """Return an error's own words: a loader's worker wraps them into its traceback."""
     text = str(error)
@@ -80,7 +99,7 @@ def _explain(given: argparse.Namespace) -> None:
         for name, present in {
             "--launcher": given.launcher is not None,
             "--local_rank": given.local_rank is not None,
-            "--auto_resume": getattr(given, "auto_resume", False),
+            "--auto_resume": given.auto_resume,
         }.items()
         if present
     ]
