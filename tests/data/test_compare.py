@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,21 @@ def test_septuplets_are_copied_whole(write_clip: Any, tmp_path: Path) -> None:
         write_clip("gt", name, names=[f"im{i}" for i in range(1, 8)])
     given = options(tmp_path, f"type: Vimeo90KRecurrentDataset, dataroot_gt: {tmp_path}/gt, gt_size: 16")
     assert compare(given, target(tmp_path), images=3, seconds=0.02).measured == 7
+
+
+@pytest.mark.parametrize("kind", ["REDSDataset", "Vimeo90KDataset", "VideoTrainDataset"])
+def test_clips_of_one_name_in_several_roots_are_told_apart(write_clip: Any, tmp_path: Path, kind: str) -> None:
+    name = "00001/0001" if kind == "Vimeo90KDataset" else "001"
+    for root in ("one/train_sharp", "two/train_sharp"):  # folders of one name, too
+        write_clip(root, name, names=[f"im{i}" for i in range(1, 8)])
+    both = [f"{tmp_path}/{root}/train_sharp" for root in ("one", "two")]
+    train = f"type: {kind}, dataroot_gt: [{', '.join(both)}], num_frame: 3, gt_size: 16"
+    found = compare(options(tmp_path, train), target(tmp_path), images=14, seconds=0.02)
+    assert (found.images, found.measured) == (14, 14)
+    slow = replace(found, speeds=[replace(found.speeds[0], seconds=1.0), *found.speeds[1:]])
+    text = "\n".join(advice(slow, free_memory=int(200e9), cores=2))
+    assert f"make_lmdb.py {' '.join(both)} --encoding " in text
+    assert text.partition("--encoding ")[2].splitlines()[0] in ("png png", "tiles tiles", "raw raw")
 
 
 def target(folder: Path) -> Path:

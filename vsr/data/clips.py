@@ -97,7 +97,7 @@ class ClipSet:
         allow_gaps: bool = False,
     ) -> None:
         check_roots(dataroot_gt, dataroot_lq, scale)
-        self.storage = open_storage(io_backend)
+        self.storage, self.depth = open_storage(io_backend), depth
         self.reader = PairReader(storage=self.storage, scale=scale, gt_downscale=gt_downscale, exact=exact, keep=keep)
         self._tmpl, self._single_gt, self._allow_gaps = check_template(filename_tmpl), single_gt, allow_gaps
         gt: dict[str, Clip] = {}

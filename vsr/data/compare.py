@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from vsr.config.schema import Component, DatasetOptions, Options
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.loader import build_dataset
 from vsr.data.pairs import Pair
-from vsr.data.storage import stem
+from vsr.data.storage import list_roots, stem
 from vsr.utils.images import write_image
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def compare(options: Options, folder: Path, *, images: int = 60, seconds: float 
         span = max(source.lengths)
     part = _part(pairs, images, span)
     storage = source.storage if hasattr(source, "storage") else source.reader.storage
-    has_lq = _copy_part(part, storage, folder)
+    has_lq = _copy_part(part, storage, folder, getattr(source, "depth", None))
     kept = {key: value for key, value in arguments.items() if key not in (*_CHOICE, "cache_data", "io_backend")}
     kept |= {"val_partition": None} if "val_partition" in arguments else {}  # what was copied is to be kept
 
@@ -143,9 +144,8 @@ def advice(found: Comparison, *, free_memory: int, cores: int) -> list[str]:
         best = disk
         lines.append("Files serve as well as anything else: no LMDB is needed.")
     else:
-        gt, lq = ENCODINGS[best.storage]
         lines.append(f"{best.storage} is {disk.seconds / best.seconds:.1f} times as fast as files. Make it with")
-        lines.append(f"    python scripts/make_lmdb.py {_roots(found.section)} --encoding {gt}{_second(found, lq)}")
+        lines.append(f"    {_command(found.section, *ENCODINGS[best.storage])}")
         lines.append("and set io_backend: {type: lmdb} and the dataroots to the .lmdb folders.")
     section = found.section
     batch = section.batch_size_per_gpu
@@ -182,14 +182,19 @@ def _part(pairs: list[tuple[str, Pair]], count: int, needed: int) -> list[tuple[
     return part
 
 
-def _copy_part(part: list[tuple[str, Pair]], storage: Any, folder: Path) -> bool:
-    """Write the images' files, or links to them, to the folders gt and lq; return whether there are LQ files."""
+def _copy_part(part: list[tuple[str, Pair]], storage: Any, folder: Path, depth: int | None) -> bool:
+    """Write the images' files, or links to them, to the folders gt and lq; return whether there are LQ files.
+
+    Clips that are known by their last ``depth`` folders alone, and of several roots, get the root's name in these.
+    """
     has_lq = all(pair.lq is not None for _, pair in part)
     for key, pair in part:
         for root, path in (("gt", pair.gt), ("lq", pair.lq if has_lq else None)):
             if path is None:
                 continue
-            target = folder / root / os.path.dirname(key) / os.path.basename(path)
+            above = os.path.dirname(key).split("/")
+            first = 1 if depth is None else len(above) - depth + 1
+            target = folder / root / "_".join(above[:first]) / "/".join(above[first:]) / os.path.basename(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             if os.path.isfile(path):
                 target.symlink_to(path)
@@ -234,14 +239,13 @@ def _gb(speed: Speed) -> str:
     return f"{speed.set_bytes / 1e9:.1f} GB"
 
 
-def _roots(section: DatasetOptions) -> str:
-    arguments = section.dataset.args
-    roots = [arguments.get("dataroot_gt"), arguments.get("dataroot_lq")]
+def _command(section: DatasetOptions, gt: str, lq: str) -> str:
+    """Return the command that makes LMDBs of the roots of a set, in these encodings."""
+    arguments, encodings = section.dataset.args, dict[str, str]()
+    for name, encoding in (("dataroot_gt", gt), ("dataroot_lq", lq)):
+        for root in list_roots(arguments[name]) if arguments.get(name) else ():
+            encodings.setdefault(root, encoding)  # patches of stereo pairs have one root for both
+    roots = shlex.join(encodings)
     if (arguments.get("io_backend") or {}).get("type") == "lmdb":
-        return "FOLDERS"  # that the LMDBs in use were made of
-    return " ".join(dict.fromkeys(str(root) for root in roots if root))  # patches of stereo pairs share one
-
-
-def _second(found: Comparison, encoding: str) -> str:
-    arguments = found.section.dataset.args
-    return f" {encoding}" if arguments.get("dataroot_lq") not in (None, arguments.get("dataroot_gt")) else ""
+        roots = "FOLDERS"  # that the LMDBs in use were made of
+    return f"python scripts/make_lmdb.py {roots} --encoding {' '.join(encodings.values())}"
