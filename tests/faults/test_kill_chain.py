@@ -8,11 +8,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from faultkit import faulty_writes
+from faultkit import faulty_writes, in_child
 from kit import assert_same_run, final_state, history, kill, launch, run, wait_for_steps
 
 from vsr.config import load_options
@@ -152,6 +153,39 @@ def at_save(number: int, within: Callable[[], contextlib.AbstractContextManager[
             original(*arguments, **keywords)
 
     checkpoint.save = save
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("files", range(4))
+def test_a_removal_of_an_old_state_that_was_cut_short_is_made_up_for(tmp_path: Path, files: int) -> None:
+    folder = SimpleNamespace(models=tmp_path / "models", states=tmp_path / "training_states")
+    for pattern in (
+        "models/net_g_{}.pth",
+        "models/net_d_{}.pth",
+        "training_states/{}.state",
+        "training_states/{}.json",
+    ):
+        for step in (3, 6, 9):
+            path = tmp_path / pattern.format(step)
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+
+    def killed_after_some_files() -> None:
+        unlink, left = Path.unlink, [None] * files
+
+        def unlinking(path: Path, missing_ok: bool = False) -> None:
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left.pop()
+            unlink(path, missing_ok=missing_ok)
+
+        Path.unlink = unlinking  # type: ignore[method-assign]
+        checkpoint._prune(folder, keep=2)
+
+    assert in_child(killed_after_some_files) == -signal.SIGKILL
+    checkpoint._prune(folder, keep=2)  # of the next save
+    assert not list(tmp_path.glob("*/*3.*"))
+    assert len(list(tmp_path.glob("*/*.*"))) == 8
 
 
 @pytest.mark.fault

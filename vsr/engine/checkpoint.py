@@ -133,12 +133,13 @@ def _prune(folder: RunFolder, keep: int) -> None:
 
 def _remove(folder: RunFolder, step: int) -> None:
     """Remove the state of a step and its weights, or what there is of them."""
-    # The .json goes first: a state whose files are half gone must not look whole.
+    # The .json goes first: a state whose files are half gone must not look whole. The .state goes last: by it a removal
+    # that was cut short is found, and made up for.
     for path in (
         folder.states / f"{step}.json",
-        folder.states / f"{step}.state",
         folder.models / f"net_g_{step}.pth",
         folder.models / f"net_d_{step}.pth",
+        folder.states / f"{step}.state",
     ):
         try:
             path.unlink(missing_ok=True)
