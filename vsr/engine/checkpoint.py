@@ -165,6 +165,19 @@ def set_aside(states: Path, step: int) -> None:
     log.warning("%d states of later steps than %d were moved to %s", len(later), step, target)
 
 
+def note_roll_backs(path: Path, roll_backs: list[dict[str, Any]]) -> None:
+    """Let a state that a run goes back to continue with lower rates; call on rank 0 alone.
+
+    Args:
+        path: Of a whole state, which stays as it is: it is noted in the file beside it, at one stroke.
+        roll_backs: All of the run, as ``RestorationModel.roll_backs``.
+    """
+    beside = path.with_suffix(".json")
+    about = json.loads(beside.read_text(encoding="utf-8"))
+    with atomic_write(beside, "w") as file:
+        json.dump({**about, "roll_backs": roll_backs}, file)
+
+
 def newest_valid(states: Path, *, before: int | None = None) -> Path | None:
     """Return the newest whole state below ``states``, of a step ``before`` one; broken ones are skipped and named."""
     found = {step: path for step, path in _by_step(states).items() if before is None or step < before}
@@ -173,6 +186,8 @@ def newest_valid(states: Path, *, before: int | None = None) -> Path | None:
         if fault is None:
             return found[step]
         log.warning("%s: skipped: %s", found[step], fault)
+    if found:
+        log.warning("%s: no whole state is left; what is broken is not deleted", states)
     return None
 
 
@@ -208,4 +223,7 @@ def load(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if not {"step", "draw", "model"} <= state.keys():
         raise ValueError(f"{path}: expected a training state of vsr, got the entries {', '.join(state)}.")
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if "roll_backs" in about:  # the run came back to it
+        state["model"]["roll_backs"] = about["roll_backs"]
     return state
