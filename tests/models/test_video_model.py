@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from vsr.archs.basicvsr import BasicVSR
 from vsr.config import OptionError, load_options
 from vsr.inference import infer
 from vsr.models.video import VideoModel
@@ -57,18 +58,24 @@ def test_validation_extracts_the_features_of_a_frame_once_and_of_new_weights_ane
     assert sizes == [1] * 10
 
 
-def test_a_clip_is_restored_as_a_whole_or_in_chunks(tiny: Path) -> None:
-    lengths: dict[str, list[int]] = {}
+def test_a_clip_is_restored_as_a_whole_or_in_chunks(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: dict[str, list[tuple[int, int]]] = {}
     results = {}
+    carry = BasicVSR.carry
+
+    def noted(self: BasicVSR, x: torch.Tensor, state: Any, keep: int) -> Any:
+        lengths[name].append((x.shape[1], keep))
+        return carry(self, x, state, keep)
+
+    monkeypatch.setattr(BasicVSR, "carry", noted)
     for name, overrides in {"whole": (), "chunks": ("val.chunk=4", "val.chunk_overlap=2")}.items():
         model = make_model(tiny, BASICVSR, *overrides)
         lengths[name] = []
-        model.inference_network.register_forward_hook(lambda _, x, y, name=name: lengths[name].append(y.shape[1]))
         frames = {}
         records = model.validate([whole_clip(7)], on_frame=frames.__setitem__)
         assert [record.key for record in records] == [f"c/{i}" for i in range(7)]
         results[name] = frames
-    assert lengths == {"whole": [7], "chunks": [4, 4, 3]}
+    assert lengths == {"whole": [(7, 7)], "chunks": [(4, 2), (4, 2), (3, 3)]}
     first = [results[name]["c/0"].astype(int) for name in ("whole", "chunks")]
     assert abs(first[0] - first[1]).max() <= 2  # frames far away tell a new network little
 

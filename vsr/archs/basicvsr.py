@@ -89,10 +89,29 @@ class BasicVSR(Upsampler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map clips (b, t, 3, h, w), RGB in [0, 1], to (b, t, 3, 4h, 4w), on the CPU if t > cpu_cache_length."""
+        return self.carry(x, None, x.shape[1])[0]
+
+    def carry(self, x: Tensor, state: tuple[Tensor, Tensor] | None, keep: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Go on with a clip: restore the first ``keep`` frames of ``x``, and look at the others.
+
+        The pass backwards begins at the last frame of ``x``, the one forwards goes on from ``state``.
+
+        Args:
+            x: (b, n, 3, h, w), the frames after those before.
+            state: What the call for the frames before returned; None: there are none.
+            keep: 1 to n.
+
+        Returns:
+            (b, keep, 3, 4h, 4w), and the last of those frames with the features that come from it.
+        """
         check_clip(x)
         b, t, _, h, w = x.shape
         kept_on = torch.device("cpu") if t > self.cpu_cache_length else x.device
-        forward_flows, backward_flows = self.spynet.along(x)
+        if state is None:
+            forward_flows, backward_flows = self.spynet.along(x)
+        else:
+            forward_flows, backward_flows = self.spynet.along(torch.cat((state[0][:, None], x), 1))
+            backward_flows = backward_flows[:, 1:]
         later: list[Tensor] = []  # features that come from the frames behind, the last frame's first
         feature = x.new_zeros(b, self.num_feat, h, w)
         for i in reversed(range(t)):
@@ -101,14 +120,14 @@ class BasicVSR(Upsampler):
             feature = self.backward_trunk(torch.cat((x[:, i], feature), 1))
             later.append(feature.to(kept_on))
         out: list[Tensor] = []
-        feature = torch.zeros_like(feature)
-        for i in range(t):
-            if out:
-                feature = flow_warp(feature, forward_flows[:, i - 1])
+        feature = torch.zeros_like(feature) if state is None else state[1]
+        for i in range(keep):
+            if out or state is not None:
+                feature = flow_warp(feature, forward_flows[:, i - (state is None)])
             feature = self.forward_trunk(torch.cat((x[:, i], feature), 1))
             fused = lrelu(self.fusion(torch.cat((later.pop().to(x.device), feature), 1)))
             out.append(self._upsample(fused, x[:, i]).to(kept_on))
-        return torch.stack(out, 1)
+        return torch.stack(out, 1), (x[:, keep - 1].clone(), feature)
 
 
 class EDVRFeatureExtractor(AlignedFeatures):

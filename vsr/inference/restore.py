@@ -9,6 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from vsr.inference.carried import Carried, carries, steps
 from vsr.inference.features import with_kept_features
 from vsr.inference.tiles import Network, padded
 from vsr.utils.windows import generate_frame_indices, shortest_clip
@@ -26,7 +27,8 @@ def infer(network: Network, x: Tensor, *, tile: int = 0, tile_overlap: int = 16,
         network: Maps (b, 3, h, w) or (b, t, 3, h, w) to the same, or one frame of it, at s times the size.
         x: (b, 3, h, w) or (b, t, 3, h, w), floating point, RGB in [0, 1].
         tile: Side, in input pixels, of the tiles that the frame is restored in; 0: the whole frame at once.
-            Rounded up to ``size_multiple``.
+            Rounded up to ``size_multiple``. A network of stereo pairs (``kind``) gets strips of whole rows, so high,
+            for it compares the views along them.
         tile_overlap: Input pixels that neighbouring tiles share.
         self_ensemble: Average over the 8 flips and rotations, at 8 times the cost.
 
@@ -40,11 +42,12 @@ def infer(network: Network, x: Tensor, *, tile: int = 0, tile_overlap: int = 16,
     if not isinstance(x, Tensor) or x.dim() not in (4, 5) or not x.is_floating_point() or 0 in x.shape:
         raise ValueError(f"x: expected a floating point tensor (b, 3, h, w) or (b, t, 3, h, w), got {_describe(x)}.")
     _check_tile(tile, tile_overlap)
-    options = {
+    options: dict[str, Any] = {
         "multiple": getattr(network, "size_multiple", 1),
         "smallest": getattr(network, "min_size", 1),
         "tile": tile,
         "overlap": tile_overlap,
+        "whole_rows": getattr(network, "kind", "") == "stereo",
     }
     with torch.no_grad():  # not inference_mode: its tensors could never be used in training
         if not self_ensemble:
@@ -54,9 +57,10 @@ def infer(network: Network, x: Tensor, *, tile: int = 0, tile_overlap: int = 16,
             view = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
             result = torch.rot90(padded(network, view.contiguous(), **options), -turns, (-2, -1))
             result = result.flip(-1) if flip else result
-            total = result if total is None else total + result
+            finer = result.to(torch.promote_types(result.dtype, torch.float32))
+            total = finer if total is None else total + finer
         assert total is not None, "there are 8 views"
-        return total / 8
+        return (total / 8).to(result.dtype)
 
 
 @overload
@@ -118,7 +122,9 @@ def restore(
             are too short for it are padded with 'replicate', and a warning says so.
         chunk: Frames that a clip network gets at a time; 0: all of them, as published results are computed.
         chunk_overlap: Frames that neighbouring chunks share; the ones nearer to a chunk's end are dropped,
-            for the frames beyond would have told more about them.
+            for the frames beyond would have told more about them. A network that can go on where it ended (it has
+            ``carry``, see ``CarryingNetwork``) takes what it knows of all frames before into the next chunk; the
+            shared ones are then those that it looks ahead at.
         tile, tile_overlap, self_ensemble: See ``infer``.
         device: Where to compute; a module is moved there. None: where the network's parameters are.
 
@@ -143,12 +149,15 @@ def restore(
     _check_tile(tile, tile_overlap)
     _check_chunk(chunk, chunk_overlap)
     moved = _Moved(frames, network, device, one_size=temporal != "image")
-    called = network if tile or self_ensemble else with_kept_features(network)
+    carried = Carried(network) if temporal == "clip" and chunk and carries(network) else None  # type: ignore[arg-type]
+    called = carried or (network if tile or self_ensemble else with_kept_features(network))
 
-    def run(x: Tensor, dims: int) -> Tensor:
+    def run(x: Tensor, dims: int, keep: int | None = None) -> Tensor:
+        if carried and keep:
+            carried.start(keep)
         with _evaluating(network):
             y = infer(called, x[None], tile=tile, tile_overlap=tile_overlap, self_ensemble=self_ensemble)[0]
-        if y.dim() != dims or (temporal == "clip" and len(y) != len(x)):
+        if y.dim() != dims or (temporal == "clip" and len(y) != (keep or len(x))):
             form = "all frames (1, t, 3, h, w)" if temporal == "clip" else "one frame (1, 3, h, w)"
             raise ValueError(
                 f"network.temporal: expected {form} from a network that is '{temporal}', got {(1, *y.shape)}. "
@@ -160,6 +169,8 @@ def restore(
         results = (run(frame, 3) for frame in moved)
     elif temporal == "window":
         results = (run(torch.stack(window), 3) for window in _windows(moved, num_frame, padding))
+    elif carried:
+        results = (frame for clip, keep in steps(moved, chunk, chunk_overlap) for frame in run(clip, 4, keep))
     else:
         results = (frame for clip, kept in _chunks(moved, chunk, chunk_overlap) for frame in run(clip, 4)[kept])
     if not isinstance(frames, Tensor):

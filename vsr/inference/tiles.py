@@ -13,7 +13,9 @@ Network = Callable[[Tensor], Tensor]
 TRIM = 3 / 8
 
 
-def padded(network: Network, x: Tensor, *, multiple: int, smallest: int, tile: int, overlap: int) -> Tensor:
+def padded(
+    network: Network, x: Tensor, *, multiple: int, smallest: int, tile: int, overlap: int, whole_rows: bool = False
+) -> Tensor:
     """Pad (..., h, w) at the right and at the bottom to what the network takes, run it, crop the result.
 
     The padding mirrors the image; where the image is smaller than its padding it repeats the edge.
@@ -23,7 +25,7 @@ def padded(network: Network, x: Tensor, *, multiple: int, smallest: int, tile: i
         x: Any number of leading dimensions.
         multiple: Sides must be multiples of it.
         smallest: Sides must be at least so long.
-        tile, overlap: See ``tiled``; 0: the whole frame at once.
+        tile, overlap, whole_rows: See ``tiled``; 0: the whole frame at once.
 
     Returns:
         (..., s*h, s*w)
@@ -37,14 +39,15 @@ def padded(network: Network, x: Tensor, *, multiple: int, smallest: int, tile: i
             mirrored = (size - 1) - (positions - (size - 1)).abs() if padding < size else positions.clamp(max=size - 1)
             x = x.index_select(dim, mirrored)
     if tile:
-        result = tiled(network, x, tile=_round_up(max(tile, smallest), multiple), overlap=overlap, multiple=multiple)
+        tile = _round_up(max(tile, smallest), multiple)
+        result = tiled(network, x, tile=tile, overlap=overlap, multiple=multiple, whole_rows=whole_rows)
     else:
         result = network(x)
     scale = _scale(result, x)
     return result[..., : height * scale, : width * scale]
 
 
-def tiled(network: Network, x: Tensor, *, tile: int, overlap: int, multiple: int) -> Tensor:
+def tiled(network: Network, x: Tensor, *, tile: int, overlap: int, multiple: int, whole_rows: bool = False) -> Tensor:
     """Run the network on overlapping tiles and blend the results linearly where they overlap.
 
     Tiles start at multiples of ``multiple``, so that networks with strides see the grid that they
@@ -56,6 +59,7 @@ def tiled(network: Network, x: Tensor, *, tile: int, overlap: int, multiple: int
         x: (..., h, w) with sides that are multiples of ``multiple``.
         tile: Side of a tile, a multiple of ``multiple``.
         overlap: Pixels that neighbours share at least; rounded up to ``multiple``.
+        whole_rows: Tiles are as wide as the frame.
 
     Returns:
         (..., s*h, s*w)
@@ -67,25 +71,29 @@ def tiled(network: Network, x: Tensor, *, tile: int, overlap: int, multiple: int
             f"{multiple}, which the network wants). Use larger tiles or a smaller overlap."
         )
     height, width = x.shape[-2:]
-    tops, lefts = (_starts(size, tile, overlap, multiple) for size in (height, width))
+    wide = width if whole_rows else tile
+    tops, lefts = _starts(height, tile, overlap, multiple), _starts(width, wide, overlap, multiple)
     if len(tops) == len(lefts) == 1:
         return network(x)
     result, scale, rows, columns = None, 1, [], []
     for i, top in enumerate(tops):
         for j, left in enumerate(lefts):
-            part = x[..., top : top + tile, left : left + tile]
+            part = x[..., top : top + tile, left : left + wide]
             restored = network(part.contiguous())
             if result is None:
-                scale = _scale(restored, part)
-                result = restored.new_zeros(*restored.shape[:-2], height * scale, width * scale)
+                scale, dtype = _scale(restored, part), restored.dtype
+                # in half precision the sum of the faded tiles would be rounded more than the tiles are
+                finer = torch.promote_types(dtype, torch.float32)
+                result = restored.new_zeros(*restored.shape[:-2], height * scale, width * scale, dtype=finer)
                 rows, columns = (
-                    [w.to(restored) for w in _weights(starts, size, tile, scale)]
-                    for starts, size in ((tops, height), (lefts, width))
+                    [w.to(result) for w in _weights(starts, size, side, scale)]
+                    for starts, size, side in ((tops, height, tile), (lefts, width, wide))
                 )
-            target = result[..., scale * top : scale * (top + tile), scale * left : scale * (left + tile)]
+            target = result[..., scale * top : scale * (top + tile), scale * left : scale * (left + wide)]
             target += restored * rows[i][:, None] * columns[j]
+            del restored  # or it would be there beside the next one
     assert result is not None, "there is at least one tile"
-    return result
+    return result.to(dtype)
 
 
 def _starts(size: int, tile: int, overlap: int, multiple: int) -> list[int]:
