@@ -96,6 +96,7 @@ def test_a_run_stopped_and_continued_equals_one_that_was_not(
     weights = whole / "models" / "net_g_2.pth"
     run_test(load_options(option, ["name=tested", f"path.pretrain_network_g={weights}"]))
     lines = (tmp_path / "results" / "tested" / "val.csv").read_text().splitlines()
+    assert lines[0].startswith("key,clip,frame,psnr,copy psnr")  # nothing was enlarged
     rows = [line.split(",") for line in lines[1:]]
     assert [row[0] for row in rows] == ["S2_Box_1_(C1)/0013", "S2_Box_1_(C1)/0016", "S2_Box_1_(C1)/0018"]
     psnr = validations(whole)[2, "val"]["psnr"]  # of the same weights

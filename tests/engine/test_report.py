@@ -86,6 +86,13 @@ def test_the_table_holds_means_baseline_gain_and_definitions(tmp_path: Path) -> 
     assert not page.all("td", **{"class": "bad"})
 
 
+def test_a_baseline_goes_by_its_own_name(tmp_path: Path) -> None:
+    page = report(tmp_path, beside="copy")
+    assert "copy: the last input frame, a prediction that nothing moves; gain: restored minus copy" in page.text
+    assert "bicubic" not in page.text
+    assert page.all("polyline", **{"class": "line copy"})
+
+
 def test_a_loss_is_marked_as_one(tmp_path: Path) -> None:
     better = [Record(r.key, {"psnr": 50.0, "lpips": 0.0}) for r in records(5)]
     assert len(report(tmp_path, baseline=better).all("td", **{"class": "bad"})) == 4

@@ -155,3 +155,13 @@ def test_the_csv_holds_every_frame_with_all_digits(tmp_path) -> None:
     write_csv(tmp_path / "val.csv", records)  # replaces it
     assert (tmp_path / "val.csv").read_text().startswith("key,clip,frame,psnr,ssim\n")
     assert [p.name for p in tmp_path.iterdir()] == ["val.csv"]
+
+
+@pytest.mark.parametrize(("beside", "meaning"), [("input", "the input as it is"), ("copy", "the last input frame")])
+def test_a_baseline_that_is_not_enlarged_is_not_called_bicubic(tmp_path, beside: str, meaning: str) -> None:
+    table = format_table("val", CLIPS, DEFINITIONS, BICUBIC, beside)
+    assert table.splitlines()[1].split()[:3] == ["psnr", beside, "gain"]
+    assert f"{beside}: {meaning}" in table.splitlines()[-1]
+    assert "bicubic" not in table
+    write_csv(tmp_path / "t.csv", CLIPS, BICUBIC, beside=beside)
+    assert (tmp_path / "t.csv").read_text().splitlines()[0].endswith(f",{beside} psnr,{beside} ssim")

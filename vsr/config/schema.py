@@ -183,7 +183,7 @@ class ValOptions:
     suffix: str | None = None  # appended to the names of saved images
     metrics: Mapping[str, MetricOptions] = field(default_factory=dict)  # by names of your own
     best: BestOptions = field(default_factory=BestOptions)  # which of them picks the best checkpoint
-    compare_bicubic: bool = False  # measure the bicubically upsampled input beside the network
+    compare_bicubic: bool = False  # measure the input beside the network: bicubically enlarged; at scale 1 as it is
     chunk: int = 0  # frames of a clip that a network of whole clips gets at a time; 0: all
     chunk_overlap: int = 6  # frames that neighbouring chunks share
     tile: int = 0  # side in LQ pixels of the tiles that a frame is restored in; 0: whole frames

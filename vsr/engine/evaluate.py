@@ -1,4 +1,4 @@
-"""Measuring a model on a validation or test set, beside bicubic upsampling."""
+"""Measuring a model on a validation or test set, beside the input that it was given."""
 
 import logging
 import sys
@@ -46,6 +46,13 @@ class EvaluationSet:
         self.compare_bicubic = options.val.compare_bicubic
         self._baseline: list[Record] | None = None
 
+    @property
+    def beside(self) -> str:
+        """What ``baseline`` measures, a key of ``vsr.engine.results.BESIDE``."""
+        if hasattr(self.dataset, "baseline_frame"):
+            return "copy"
+        return "bicubic" if self.scale > 1 else "input"
+
     def measure(
         self, model: RestorationModel, on_frame: OnFrame | None = None, *, stop: StopRequest | None = None
     ) -> list[Record]:
@@ -56,7 +63,7 @@ class EvaluationSet:
         return self._validate(model, stop, on_frame=on_frame)
 
     def baseline(self, model: RestorationModel, *, stop: StopRequest | None = None) -> list[Record] | None:
-        """Measure the bicubically upsampled input with the model's metrics; once, as it never changes."""
+        """Measure the input, upsampled if need be, with the model's metrics; once, as it never changes."""
         if not self.compare_bicubic or self._baseline is not None:
             return self._baseline
         records = self._validate(model, stop, restore=self.bicubic)

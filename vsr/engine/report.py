@@ -13,7 +13,7 @@ import numpy as np
 
 from vsr.engine.chart import chart
 from vsr.engine.report_page import SCRIPT, STYLE
-from vsr.engine.results import Record, decimals_of, how, is_video, metric_names, rows
+from vsr.engine.results import BESIDE, Record, decimals_of, how, is_video, metric_names, rows
 from vsr.utils.files import atomic_write
 
 MOST_OPEN_ROWS = 25  # clips that the page lists at once; more are folded away
@@ -58,7 +58,8 @@ class SetReport:
     Args:
         name: Of the set.
         records: What was measured.
-        baseline: The same of the bicubically enlarged input; None: no comparison.
+        baseline: The same of the input, without the network's work; None: no comparison.
+        beside: What the baseline is, a key of ``vsr.engine.results.BESIDE``.
         definitions: Each metric's exact definition, by its name, in the order of the columns.
         higher_is_better: By metric; absent: yes.
         examples: Pictures.
@@ -67,6 +68,7 @@ class SetReport:
     name: str
     records: Sequence[Record]
     baseline: Sequence[Record] | None = None
+    beside: str = "bicubic"
     definitions: Mapping[str, str] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     examples: Sequence[Example] = ()
@@ -126,7 +128,7 @@ def _set(part: SetReport) -> list[str]:
         )
         pieces.append("A double click zooms in on a spot, another one out.</p>\n")
     beside = {record.key: record.metrics for record in part.baseline or ()}
-    return pieces + [_example(example, beside.get(example.key, {})) for example in part.examples]
+    return pieces + [_example(example, part.beside, beside.get(example.key, {})) for example in part.examples]
 
 
 def _tables(part: SetReport, names: Sequence[str]) -> str:
@@ -139,7 +141,8 @@ def _tables(part: SetReport, names: Sequence[str]) -> str:
     span = ' colspan="3" class="group"' if compared else ' class="first"'
     head = f"<tr><th>{kind}</th>" + "".join(f"<th{span}>{escape(n)}</th>" for n in names) + "</tr>"
     if compared:
-        head += "<tr><th></th>" + '<th class="first">restored</th><th>bicubic</th><th>gain</th>' * len(names) + "</tr>"
+        each = f'<th class="first">restored</th><th>{part.beside}</th><th>gain</th>'
+        head += f"<tr><th></th>{each * len(names)}</tr>"
     body = []
     for row in lines:
         cells = [f"<td>{escape(row.label)}</td>"]
@@ -167,16 +170,16 @@ def _definitions(part: SetReport, names: Sequence[str]) -> str:
     texts = [f"{name}: {part.definitions[name]}" for name in names if name in part.definitions]
     texts += [f"{name}: lower is better" for name in names if not part.higher_is_better.get(name, True)]
     if part.baseline is not None:
-        texts.append("bicubic: the input enlarged by antialiased bicubic interpolation; gain: restored minus bicubic")
+        texts.append(f"{part.beside}: {BESIDE[part.beside]}; gain: restored minus {part.beside}")
     return f'<p class="faint">{"<br>".join(escape(text) for text in texts)}</p>\n' if texts else ""
 
 
 def _curve(part: SetReport, name: str) -> str:
-    """Draw the first metric over the frames: restored, and bicubic where it was measured."""
+    """Draw the first metric over the frames: restored, and the baseline where it was measured."""
     beside = {record.key: record.metrics for record in part.baseline or ()}
     curves = {"restored": [record.metrics.get(name, math.nan) for record in part.records]}
     if beside:
-        curves["bicubic"] = [beside.get(record.key, {}).get(name, math.nan) for record in part.records]
+        curves[part.beside] = [beside.get(record.key, {}).get(name, math.nan) for record in part.records]
     video = is_video(part.records)
     clips = [record.clip for record in part.records]
     svg = chart(curves, clips, y_label=name, x_label="frame" if video else "image")
@@ -187,12 +190,12 @@ def _curve(part: SetReport, name: str) -> str:
     )
 
 
-def _example(example: Example, beside: Mapping[str, float]) -> str:
+def _example(example: Example, beside: str, baseline: Mapping[str, float]) -> str:
     values = []
     for name, value in example.metrics.items():
-        places = decimals_of([value, beside.get(name, value)])
-        bicubic = f" (bicubic {_number(beside[name], places)})" if name in beside else ""
-        values.append(f"{name} {_number(value, places)}{bicubic}")
+        places = decimals_of([value, baseline.get(name, value)])
+        compared = f" ({beside} {_number(baseline[name], places)})" if name in baseline else ""
+        values.append(f"{name} {_number(value, places)}{compared}")
     height, width = example.after.shape[:2]
     shown = width * max(1, min(1280 // width, 800 // height))  # small pictures are enlarged by whole factors
     label = f"{example.label}: {example.key}"

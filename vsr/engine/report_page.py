@@ -2,9 +2,9 @@
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1d2126; --faint: #626a73; --back: #fff; --panel: #f5f6f8; --line: #d9dde2;
-  --restored: #0b62c4; --bicubic: #b3570a; --good: #107038; --bad: #b3261e; }
+  --restored: #0b62c4; --beside: #b3570a; --good: #107038; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --faint: #9aa3ad; --back: #15181c; --panel: #1e2227;
-  --line: #343a41; --restored: #6db3ff; --bicubic: #f0a35e; --good: #63cf8d; --bad: #ff8a80; } }
+  --line: #343a41; --restored: #6db3ff; --beside: #f0a35e; --good: #63cf8d; --bad: #ff8a80; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 1320px; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif; }
@@ -31,8 +31,9 @@ svg { display: block; width: 100%; min-width: 600px; max-width: 1000px; height: 
 svg text { fill: var(--faint); } svg .name { fill: var(--text); font-weight: 600; }
 svg .grid { stroke: var(--line); } svg .clip { stroke: var(--faint); stroke-dasharray: 3 4; }
 svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-svg .restored { stroke: var(--restored); } svg .bicubic { stroke: var(--bicubic); stroke-dasharray: 5 3; }
-svg .dot.restored { fill: var(--restored); } svg .dot.bicubic { fill: var(--bicubic); }
+svg .restored { stroke: var(--restored); }
+svg :is(.bicubic, .input, .copy) { stroke: var(--beside); stroke-dasharray: 5 3; }
+svg .dot.restored { fill: var(--restored); } svg .dot:is(.bicubic, .input, .copy) { fill: var(--beside); }
 figure { margin: 0 0 2rem; } figcaption { margin-bottom: .4rem; overflow-wrap: anywhere; }
 figcaption b { text-transform: capitalize; }
 img { display: block; width: 100%; height: auto; image-rendering: pixelated; }

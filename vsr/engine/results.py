@@ -10,6 +10,11 @@ from vsr.utils.files import atomic_write
 from vsr.utils.records import Record as Record
 
 WIDTH = 100  # columns of the screen
+BESIDE = {  # what the network is compared with: the input, brought to the output's size
+    "bicubic": "the input enlarged by antialiased bicubic interpolation",
+    "input": "the input as it is",
+    "copy": "the last input frame, a prediction that nothing moves",
+}
 MOST_ROWS = 40  # clips or images that the screen lists; of more it shows the total alone
 LONGEST_LABEL = 32  # characters of a clip's name on the screen
 
@@ -107,6 +112,7 @@ def format_table(
     records: Sequence[Record],
     definitions: Mapping[str, str],
     baseline: Sequence[Record] | None = None,
+    beside: str = "bicubic",
 ) -> str:
     """Return a table of the means of each clip and of the total, with each metric's definition.
 
@@ -114,7 +120,8 @@ def format_table(
         name: Of the set.
         records: What was measured.
         definitions: Each metric's exact definition, by its name, in the order of the columns.
-        baseline: The same frames enlarged bicubically; adds their means, and the gain: restored minus bicubic.
+        baseline: The same frames without the network's work; adds their means, and the gain over them.
+        beside: What the baseline is, a key of BESIDE.
 
     Returns:
         Lines of at most 100 columns, but for the heading and the definitions. Metrics that do not fit
@@ -128,7 +135,7 @@ def format_table(
     labels = ["", *(_shorten(row.label) for row in shown)]
     table: list[list[str]] = []
     for metric in names:
-        columns = _columns(metric, shown, baseline is not None)
+        columns = _columns(metric, shown, beside if baseline is not None else None)
         if table and _width([*table, *columns]) > WIDTH:
             lines += [*_lines(table), ""]
             table = []
@@ -136,7 +143,7 @@ def format_table(
     lines += _lines(table)
     lines += [f"{metric}: {definitions[metric]}" for metric in names if metric in definitions]
     if names and baseline is not None:
-        lines.append("bicubic: the input enlarged by antialiased bicubic interpolation; gain: restored minus bicubic")
+        lines.append(f"{beside}: {BESIDE[beside]}; gain: restored minus {beside}")
     return "\n".join(lines)
 
 
@@ -171,22 +178,23 @@ def write_csv(
     records: Sequence[Record],
     baseline: Sequence[Record] | None = None,
     *,
+    beside: str = "bicubic",
     fingerprint: str | None = None,
 ) -> None:
-    """Write one line a frame: key, clip, frame, each metric, each metric of the bicubic baseline, the fingerprint.
+    """Write one line a frame: key, clip, frame, each metric, each metric of the baseline, the fingerprint.
 
     Numbers have all their digits; what was not measured is empty. The file is whole or absent.
     """
     names = metric_names(records)
-    beside = {record.key: record.metrics for record in baseline or ()}
+    measured = {record.key: record.metrics for record in baseline or ()}
     with atomic_write(Path(path), "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        others = [f"bicubic {name}" for name in names] if baseline is not None else []
+        others = [f"{beside} {name}" for name in names] if baseline is not None else []
         writer.writerow(["key", "clip", "frame", *names, *others, *(["fingerprint"] if fingerprint else [])])
         for record in records:
             clip, frame = record.clip, record.key.removeprefix(f"{record.clip}/")
             values = [record.metrics.get(name, "") for name in names]
-            values += [beside.get(record.key, {}).get(name, "") for name in names] if others else []
+            values += [measured.get(record.key, {}).get(name, "") for name in names] if others else []
             writer.writerow([record.key, clip, frame, *values, *([fingerprint] if fingerprint else [])])
 
 
@@ -204,14 +212,14 @@ def _shorten(label: str) -> str:
     return label if len(label) <= LONGEST_LABEL else f"{label[: half - 1]}...{label[-(half - 2) :]}"
 
 
-def _columns(metric: str, shown: Sequence[Row], compared: bool) -> list[list[str]]:
-    """Return the columns of one metric, headings included: its values and, compared, the bicubic ones and the gain."""
+def _columns(metric: str, shown: Sequence[Row], beside: str | None) -> list[list[str]]:
+    """Return the columns of one metric, headings included: its values and, compared, the baseline's and the gain."""
     restored, baseline = [r.restored.get(metric) for r in shown], [r.baseline.get(metric) for r in shown]
     places = decimals_of(v for v in [*restored, *baseline] if v is not None)
     columns = [[_shorten(metric), *("-" if v is None else f"{v:.{places}f}" for v in restored)]]
-    if compared:
+    if beside is not None:
         gains = [row.gain(metric) for row in shown]
-        columns.append(["bicubic", *("-" if v is None else f"{v:.{places}f}" for v in baseline)])
+        columns.append([beside, *("-" if v is None else f"{v:.{places}f}" for v in baseline)])
         columns.append(["gain", *("-" if v is None else f"{v:+.{places}f}" for v in gains)])
     return columns
 

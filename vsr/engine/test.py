@@ -66,11 +66,12 @@ def test(options: Options) -> dict[str, list[Record]]:
         records = results[test_set.key] = test_set.measure(model, save)
         seconds[test_set.name] = (time.perf_counter() - began) / max(len(records), 1) * dist.world_size()
         baseline = test_set.baseline(model)
-        log.info("\n%s", format_table(test_set.name, records, definitions(model), baseline))
+        log.info("\n%s", format_table(test_set.name, records, definitions(model), baseline, test_set.beside))
         if dist.is_main():
             data[test_set.name] = fingerprint(test_set.dataset)
             log.info("data of %s: %s", test_set.name, data[test_set.name])
-            write_csv(root / f"{test_set.name}.csv", records, baseline, fingerprint=data[test_set.name])
+            table = root / f"{test_set.name}.csv"
+            write_csv(table, records, baseline, beside=test_set.beside, fingerprint=data[test_set.name])
             reports.append(report_of(test_set, model, options, records, baseline, pictures))
     if dist.is_main():
         about = facts(model, options, weights, seconds, data)
@@ -118,6 +119,7 @@ def report_of(
         name=test_set.name,
         records=records,
         baseline=baseline,
+        beside=test_set.beside,
         definitions=definitions(model),
         higher_is_better=higher,
         examples=examples,

@@ -57,7 +57,8 @@ class Validation:
             if self.stop.asked():
                 return
             means = measured[val_set.name] = totals(records, list(self.model.metrics))
-            log.info("step %d\n%s", step, format_table(val_set.name, records, definitions(self.model), baseline))
+            table = format_table(val_set.name, records, definitions(self.model), baseline, val_set.beside)
+            log.info("step %d\n%s", step, table)
             self.progress.write({"step": step, "val": val_set.name, **means})
             for name, value in means.items():
                 self.progress.scalar(f"val/{val_set.name}/{name}", value, step)
