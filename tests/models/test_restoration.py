@@ -126,8 +126,28 @@ def test_settings_changed_in_the_option_file_hold_after_a_resume(tiny: Path) -> 
     other = make_model(tiny, "train.optim_g.betas=[0.5, 0.6]")
     other.load_state_dict(model.state_dict(), "here")
     assert list(other.optimizer.param_groups[0]["betas"]) == [0.5, 0.6]
+
+
+def test_parameters_keep_their_moments_when_lr_mul_groups_them_anew(tiny: Path) -> None:
+    model, slowed = make_model(tiny), make_model(tiny, "train.lr_mul={first: 0.5}")  # first comes first, then last
+    model.train_step([batch()], 1)
+    state = copy.deepcopy(model.state_dict())
+    slowed.load_state_dict(state, "here")
+    assert [group["lr_mul"] for group in slowed.optimizer.param_groups] == [0.5, 1.0]
+    for name, parameter in slowed.network_g.named_parameters():
+        expected = model.optimizer.state[model.network_g.get_parameter(name)]["exp_avg"]
+        assert torch.equal(slowed.optimizer.state[parameter]["exp_avg"], expected)
+        assert expected.abs().max() > 0
+    other = make_model(tiny, "train.lr_mul={last.weight: 0.5}")  # between others: the numbers of parameters change
+    other.load_state_dict(state, "here")
+    assert torch.equal(
+        other.optimizer.state[other.network_g.last.weight]["exp_avg"],
+        model.optimizer.state[model.network_g.last.weight]["exp_avg"],
+    )
+    del state["optimizer"]["names"]  # as states were before
     with pytest.raises(ValueError, match=r"expected the parameter groups of train\.lr_mul"):
-        make_model(tiny, "train.lr_mul={last: 0.5}").load_state_dict(model.state_dict(), "here")
+        make_model(tiny, "train.lr_mul={last: 0.5}").load_state_dict(state, "here")
+    make_model(tiny).load_state_dict(state, "here")
 
 
 def test_a_scale_that_is_not_the_networks_is_refused(tiny: Path) -> None:

@@ -37,6 +37,8 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "train.reference_batch": (1, None),
     "train.freeze.until": (1, None),
     "train.offset_watch.limit": (0, None),
+    "train.on_divergence.lr_mul": (None, 1),
+    "train.on_divergence.max_roll_backs": (1, None),
     "val.val_freq": (1, None),
     "val.val_at.*": (0, None),
     "val.chunk": (0, None),
@@ -47,7 +49,9 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "logger.save_checkpoint_freq": (1, None),
     "logger.keep_last": (2, None),
 }
-_ABOVE_ZERO = ("datasets.*.timeout", "dist.timeout", "train.clip_grad.norm", "train.clip_grad.value")
+_ABOVE_ZERO = (
+    "datasets.*.timeout", "dist.timeout", "train.clip_grad.norm", "train.clip_grad.value", "train.on_divergence.lr_mul",
+)  # fmt: skip
 _UPSCALE_ARGUMENTS = ("upscale", "up_scale", "scale")  # of networks, as their authors called them
 
 

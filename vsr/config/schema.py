@@ -102,7 +102,17 @@ class OffsetWatchOptions:
     """Deformable layers that read far away: the first sign of a run that diverges."""
 
     limit: float = 100.0  # pixels of a layer's features: its mean |offset| in one step
-    action: Literal["warn", "skip", "stop"] = "warn"  # beyond it: a line at print_freq; drop the step, too; stop there
+    action: Literal["warn", "skip", "stop", "roll_back"] = "warn"  # beyond it: tell; drop the step; stop; on_divergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceOptions:
+    """A run that does not recover: more than max_bad_steps in a row, or weights that are no numbers."""
+
+    action: Literal["stop", "roll_back"] = "stop"  # with a report; or go on from the newest state from before it began
+    lr_mul: float = 0.5  # roll_back: factor on the rates from there on, each time anew
+    parts: list[str] | str = field(default_factory=list)  # of the names of what is slowed, 'conv_offset'; none: all
+    max_roll_backs: int = 3  # of one run; after that it stops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +162,7 @@ class TrainOptions:
     net_d_reg_every: int = 16  # steps between such penalties, each counting for all of them
     gp_weight: float = 0.0  # of WGAN-GP's penalty on that gradient between real and restored images; 10 in the paper
     max_bad_steps: int = 100  # steps in a row that may be skipped (gradient not finite; offset_watch); one more stops
+    on_divergence: DivergenceOptions = field(default_factory=DivergenceOptions)  # after max_bad_steps
     offset_watch: OffsetWatchOptions | None = field(default_factory=OffsetWatchOptions)  # null: not watched
 
 

@@ -71,6 +71,19 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
             raise TypeError("this sampler has no end (num_batches is None)")
         return self.num_batches
 
+    def part(self, first: int, count: int) -> "TrainSampler":
+        """Return a sampler of ``count`` of this one's batches, from number ``first`` (from 0) on."""
+        return TrainSampler(
+            length=self.length,
+            enlarge_ratio=self.epoch_length // self.length,
+            batch_size=self.batch_size,
+            world_size=self.world_size,
+            rank=self.rank,
+            seed=self.seed,
+            start_draw=self.start_draw + first * self.world_size * self.batch_size,
+            num_batches=count,
+        )
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.start_draw // self.epoch_length
         order = self._permutation(epoch)

@@ -9,7 +9,7 @@ from vsr.models.restoration import RestorationModel
 log = logging.getLogger(__name__)
 
 
-def judge_offsets(model: RestorationModel, states: Path, step: int) -> None:
+def judge_offsets(model: RestorationModel, states: Path, step: int) -> int:
     """Warn of offsets beyond train.offset_watch.limit since the last call, or stop the run; waits for the device.
 
     Args:
@@ -17,13 +17,16 @@ def judge_offsets(model: RestorationModel, states: Path, step: int) -> None:
         states: The run's training states: the message names the newest from before it began, where it stops.
         step: Steps done.
 
+    Returns:
+        The first step with such offsets if train.offset_watch.action is 'roll_back', and there was one; else 0.
+
     Raises:
         RuntimeError: offsets are beyond the limit, and train.offset_watch.action is 'stop'.
     """
     beyond, first = model.offsets.exceeded()
     options = model.offsets.options
     if not beyond or options is None:
-        return
+        return 0
     layer, value = next(iter(beyond.items()))
     others = f" (and {len(beyond) - 1} more layers)" if len(beyond) > 1 else ""
     dropped = "; these steps change nothing" if options.action == "skip" else ""
@@ -41,3 +44,4 @@ def judge_offsets(model: RestorationModel, states: Path, step: int) -> None:
     if options.action == "stop":
         raise RuntimeError(text)
     log.warning("%s", text)
+    return first if options.action == "roll_back" else 0

@@ -1,10 +1,12 @@
 """The training run: read ``_train`` from top to bottom."""
 
 import difflib
+import gc
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from vsr.data.loader import build_dataset, build_train_loader
 from vsr.data.overlap import shared_frames
 from vsr.data.sampler import TrainSampler
 from vsr.engine import checkpoint
+from vsr.engine.diverged import FaultWatch
 from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.hangs import HangWatch
 from vsr.engine.log import TrainLog
-from vsr.engine.offsets import judge_offsets
 from vsr.engine.run_folder import RunFolder, write_options
 from vsr.engine.scaling import scale_iterations
 from vsr.engine.stages import starting_weights
@@ -45,10 +47,12 @@ def train(options: Options, *, fresh: bool = False) -> None:
     with closing(RunFolder(options, fresh=fresh)) as folder:
         logs.to_file(folder.root / "train.log")
         log.info("run folder: %s", folder.root)
-        _train(options, folder, device)
+        while _train(options, folder, device):
+            gc.collect()  # the model that has diverged, before the next one is built
 
 
-def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
+def _train(given: Options, folder: RunFolder, device: torch.device) -> bool:
+    """Run to the end; return whether the run has been set back to an earlier state, and is to be entered anew."""
     assert given.train is not None
     section, accumulate = given.datasets["train"], given.train.accumulate
     draws_a_step = section.batch_size_per_gpu * accumulate * dist.world_size()
@@ -83,6 +87,12 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
         start_draw=draw,
         num_batches=max(total - start, 0) * accumulate,
     )
+
+    def read_again(step: int) -> list[Batch]:
+        part, alone = sampler.part((step - start - 1) * accumulate, accumulate), replace(section, num_worker_per_gpu=0)
+        with closing(build_train_loader(train_set, alone, part, pin_memory=False)) as batches:
+            return list(batches)
+
     terms_known = model.loss_terms(sample["gt"].numel() * section.batch_size_per_gpu)
 
     with (
@@ -97,31 +107,36 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> None:
         validation.catch_up(start)
         if stop.asked():  # a validation that was cut short is made up for by the next run
             stop.leave(folder.root, start)
-            return
+            return False
+        faults = FaultWatch(model, folder, read_again)
+        if faults.may_go_back and start == 0:
+            saver.save(0, draw, last=False)
         hangs.go()
         for step, batches in enumerate(grouped(bad.watched(loader), accumulate), start=start + 1):
             progress.data_ready()
             terms = model.train_step(batches, step)
             draw += draws_a_step
             keys = [key for batch in batches for key in batch["key"]]
-            told = progress.step(step, terms, rate=model.schedule(step), keys=keys)
-            if told:
-                judge_offsets(model, folder.states, step)
-                stop_if_diverged(model, step)
+            faults.note(step, keys, terms)
+            told = progress.step(step, terms, rate=model.rate(step), keys=keys)
+            saves = step % options.logger.save_checkpoint_freq == 0 or step == total
+            if (told and faults.judge(step, batches)) or (saves and faults.check_weights(step)):
+                return True
             # The state first: a run that is killed while it validates has lost nothing.
-            if step % options.logger.save_checkpoint_freq == 0 or step == total:
+            if saves:
                 saver.save(step, draw, last=step == total)
             hangs.pause()
             if validation.due(step) and not stop.asked():
                 validation.run(step)
             if stop.asked():
-                if saver.saved != step:
+                if saver.saved != step and not faults.check_weights(step):
                     saver.save(step, draw, last=True)
                 stop.leave(folder.root, step)
-                return
+                return False
             progress.pause()
             hangs.go()
     log.info("finished: %d steps. Weights, logs and states: %s", total, folder.root)
+    return False
 
 
 def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tuple[int, int]:
@@ -200,19 +215,3 @@ def describe(model: RestorationModel, options: Options, samples: int, start: int
         )  # fmt: skip
     if start >= options.train.total_iter:
         log.info("this run is already finished: raise train.total_iter to go on, or start over with --fresh")
-
-
-def stop_if_diverged(model: RestorationModel, step: int) -> None:
-    """Stop a run whose steps are all skipped, mostly because gradients are no longer finite."""
-    assert model.options.train is not None
-    in_a_row, watch = int(model.bad_steps_in_a_row), model.offsets.options
-    fault = "a gradient that is not finite"
-    if watch and watch.action == "skip" and model.offsets.names:
-        fault += ", or offsets above train.offset_watch.limit"
-    if in_a_row:
-        log.warning("the last %d steps had %s; they changed nothing", in_a_row, fault)
-    if in_a_row > model.options.train.max_bad_steps:
-        raise RuntimeError(
-            f"step {step}: {in_a_row} steps in a row had {fault} (train.max_bad_steps: "
-            f"{model.options.train.max_bad_steps}). Continue from an earlier state with a lower train.optim_g.lr."
-        )

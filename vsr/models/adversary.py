@@ -82,9 +82,11 @@ class Adversary:
         """Whether network_g learns in step ``step``; in the others the discriminator does alone."""
         return step > self.options.net_d_init_iters and step % self.options.net_d_iters == 0
 
-    def start_step(self, step: int) -> None:
+    def set_rate(self, step: int, factor: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(step)
+            group["lr"] = self.schedule(step) * factor
+
+    def start_step(self) -> None:
         self.network.train()
         self.optimizer.zero_grad()
 

@@ -53,6 +53,11 @@ class OffsetWatch:
         drop = dist.mean(exceeded.float()) > 0 if self.options.action == "skip" else None
         return {PREFIX + name: mean for name, mean in zip(self.names, means.unbind(), strict=True)}, drop
 
+    def forget(self) -> None:
+        """Drop what the layers have counted since the last ``read``."""
+        if self._sums:
+            torch._foreach_zero_(self._sums)
+
     def exceeded(self) -> tuple[dict[str, float], int]:
         """Return the layers that went beyond the limit since the last call, and since which step some do.
 

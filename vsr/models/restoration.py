@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,10 @@ class RestorationModel:
                 f"got {options.scale}. Change one of the two."
             )
         self.metrics = {name: METRICS.build(metric.metric.as_option()) for name, metric in options.val.metrics.items()}
-        self.network_ema: nn.Module | None = None
         if options.val.precision != "float32":
             for metric in self.metrics.values():
                 metric.definition += f", network in {options.val.precision}"
+        self.network_ema: nn.Module | None = None
         if train:
             self._prepare_training()
         else:
@@ -87,9 +88,8 @@ class RestorationModel:
             [augment.as_option() for augment in options.batch_augment],
             batch_size=train_set.batch_size_per_gpu if train_set else None,
         )
-        self.optimizer = build_optimizer(
-            options.optim_g.as_option(), self.network_g.named_parameters(), lr_mul=options.lr_mul
-        )
+        self.roll_backs: list[dict[str, Any]] = []  # of this run: {"at", "to": steps, "lr_mul": factor, "parts": [...]}
+        self.optimizer = self._optimizer()
         self.schedule = build_schedule(
             options.scheduler.as_option() if options.scheduler else None,
             base_lr=options.optim_g.args["lr"],
@@ -111,6 +111,15 @@ class RestorationModel:
             self.network_g.compile()
         self.parallel: nn.Module = self.network_g  # what the training step calls; DDP from the first one on
         self.bad_steps_in_a_row = torch.zeros((), device=self.device)
+        self.skipped = torch.zeros((), device=self.device)  # 1: the last step changed nothing
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """Build the optimiser of network_g; what a roll-back slowed has a factor of its own."""
+        options = self.options.train
+        assert options is not None
+        slowed = [(entry["parts"], entry["lr_mul"]) for entry in self.roll_backs if entry["parts"]]
+        parameters = self.network_g.named_parameters()
+        return build_optimizer(options.optim_g.as_option(), parameters, lr_mul=options.lr_mul, slowed=slowed)
 
     def _start_phase(self, step: int) -> None:
         """Freeze what is frozen in step ``step``; DDP, which exchanges just what trains, is built anew then."""
@@ -171,6 +180,13 @@ class RestorationModel:
         adversarial = {self.adversary.name: self.adversary.criterion} if self.adversary else {}
         return describe_terms({**self.criteria, **adversarial}, values)
 
+    def rate(self, step: int) -> float:
+        """Return the learning rate of ``step``: the schedule's, times the factors of roll-backs that slow all."""
+        return self.schedule(step) * self._slowdown()
+
+    def _slowdown(self) -> float:
+        return math.prod(entry["lr_mul"] for entry in self.roll_backs if not entry["parts"])
+
     def train_step(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
         """Run forward, backward and update on one step's micro-batches.
 
@@ -187,15 +203,36 @@ class RestorationModel:
             Scalars on the device, not yet averaged over processes: each loss term under its name,
             ``total``, the gradient's norm ``grad_norm``, and the deformable layers' ``offset/<layer>``.
         """
-        torch.manual_seed(derive_seed(self.options.manual_seed, step, dist.rank()))  # for dropout and its like
-        rate = self.schedule(step)
+        rate = self.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_mul"]
+        if self.adversary:
+            self.adversary.set_rate(step, self._slowdown())
         self._start_phase(step)
+        buffers = self._buffers()
+        before = [buffer.clone() for buffer in buffers]
+        sums = self.accumulate(batches, step)
+        offsets, drop = self.offsets.read(step)
+        sums["grad_norm"] = self._update(drop)
+        for buffer, kept in zip(buffers, before, strict=True):  # running statistics that a bad step must not touch
+            buffer.copy_(torch.where(self.skipped > 0, kept, buffer))
+        self._average(self.skipped)
+        return sums | offsets
+
+    def _buffers(self) -> list[Tensor]:
+        networks = [self.network_g, *([self.adversary.network] if self.adversary else [])]
+        return [buffer for network in networks for buffer in network.buffers()]
+
+    def accumulate(self, batches: list[Batch], step: int) -> dict[str, Tensor]:
+        """Put the gradient of one step's micro-batches in the place of the last one; return the means of the terms.
+
+        A function of the weights, the batches, the step and the rank alone, random numbers and all.
+        """
+        torch.manual_seed(derive_seed(self.options.manual_seed, step, dist.rank()))  # for dropout and its like
         self.network_g.train()
         self.optimizer.zero_grad()
         if self.adversary:
-            self.adversary.start_step(step)
+            self.adversary.start_step()
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             with contextlib.nullcontext() if i == len(batches) - 1 else self._no_sync():
@@ -207,9 +244,7 @@ class RestorationModel:
                 terms |= self.adversary.learn(terms.pop("restored"), prepared["gt"], step, share=share, last=last)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / len(batches)
-        offsets, drop = self.offsets.read(step)
-        sums["grad_norm"] = self._update(drop)
-        return sums | offsets
+        return sums
 
     def _backward(self, batch: Batch, step: int, count: int) -> dict[str, Tensor]:
         """Run forward and backward on one of ``count`` micro-batches; return the loss terms and ``total``.
@@ -237,29 +272,33 @@ class RestorationModel:
         return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else contextlib.nullcontext()
 
     def _update(self, drop: Tensor | None) -> Tensor:
-        """Apply the gradients to the weights, and the weights to their average, or ``drop`` them; return the norm."""
+        """Apply the gradients to the weights, or ``drop`` them; return the norm."""
         norm = self.gradients.finish([p.grad for p in self.network_g.parameters() if p.grad is not None])
         finite = torch.isfinite(norm)  # gradients are averaged over processes: all agree
         if self.adversary:
             finite &= torch.isfinite(self.adversary.finish())
-        skipped = (~finite if drop is None else ~finite | drop).float()
-        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused optimisers' own protocol
+        self.skipped = (~finite if drop is None else ~finite | drop).float()
+        self.optimizer.found_inf = self.skipped  # type: ignore[attr-defined]  # the fused optimisers' own protocol
         self.optimizer.step()
         if self.adversary:
-            self.adversary.update(skipped)
-        self.bad_steps_in_a_row = (self.bad_steps_in_a_row + skipped) * skipped
-        if self.network_ema is not None:
-            assert self.options.train is not None
-            weight = (1 - self.options.train.ema_decay) * (1 - skipped)
-            average: list[Tensor] = list(self.network_ema.parameters())
-            current: list[Tensor] = list(self.network_g.parameters())
-            with torch.no_grad():
-                change = torch._foreach_sub(current, average)
-                torch._foreach_mul_(change, weight)
-                torch._foreach_add_(average, change)
-                for kept, buffer in zip(self.network_ema.buffers(), self.network_g.buffers(), strict=True):
-                    kept.copy_(buffer)
+            self.adversary.update(self.skipped)
+        self.bad_steps_in_a_row = (self.bad_steps_in_a_row + self.skipped) * self.skipped
         return norm
+
+    def _average(self, skipped: Tensor) -> None:
+        """Take the weights into their moving average, unless ``skipped`` (on the device) is 1."""
+        if self.network_ema is None:
+            return
+        assert self.options.train is not None
+        weight = (1 - self.options.train.ema_decay) * (1 - skipped)
+        average: list[Tensor] = list(self.network_ema.parameters())
+        current: list[Tensor] = list(self.network_g.parameters())
+        with torch.no_grad():
+            change = torch._foreach_sub(current, average)
+            torch._foreach_mul_(change, weight)
+            torch._foreach_add_(average, change)
+            for kept, buffer in zip(self.network_ema.buffers(), self.network_g.buffers(), strict=True):
+                kept.copy_(buffer)
 
     # ---------------------------------------------------------------- inference
 
@@ -273,6 +312,11 @@ class RestorationModel:
             tile_overlap=val.tile_overlap,
             self_ensemble=val.self_ensemble,
         )
+
+    def restore_at_precision(self, batch: Batch) -> Tensor:
+        """Return what ``restore`` makes of a prepared batch in the precision of val.precision, as float32."""
+        with autocast(self.device, getattr(torch, self.options.val.precision)):
+            return self.restore(batch).float()
 
     @torch.inference_mode()
     def validate(
@@ -314,11 +358,6 @@ class RestorationModel:
         """Check that a data set's sample is what the network takes, before step 1.
 
         Args:
-    def restore_at_precision(self, batch: Batch) -> Tensor:
-        """Return what ``restore`` makes of a prepared batch in the precision of val.precision, as float32."""
-        with autocast(self.device, getattr(torch, self.options.val.precision)):
-            return self.restore(batch).float()
-
             sample: One item of the set, not yet batched.
             where: The option that the set comes from, 'datasets.train'; starts the messages.
             train: A training sample goes into the network as it is; others are padded and cropped.
@@ -345,16 +384,19 @@ class RestorationModel:
             )
         if train and "gt" not in sample:
             raise ValueError(f"{where}.dataroot_gt: expected ground truth to train on, got none. Name its root.")
+        if train and self.adversary:
+            self.adversary.check_sample(sample["gt"], where)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs, as tensors and plain values."""
         return {
             "network_g": self.network_g.state_dict(),
             "network_ema": self.network_ema.state_dict() if self.network_ema is not None else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {**self.optimizer.state_dict(), "names": self._optimized()},
             "gradients": self.gradients.state_dict(),
             "adversary": self.adversary.state_dict() if self.adversary else None,
             "bad_steps_in_a_row": self.bad_steps_in_a_row,
+            "roll_backs": self.roll_backs,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], source: str | Path) -> None:
@@ -364,15 +406,20 @@ class RestorationModel:
             if state["network_ema"] is None:
                 log.warning("%s: has no moving average (train.ema_decay was 0); it starts from the weights now", source)
             fill(self.network_ema, state["network_ema"] or state["network_g"], source=str(source))
+        self.roll_backs = list(state.get("roll_backs", ()))
+        self.optimizer = self._optimizer()  # by what roll-backs slowed
+        before, names = state["optimizer"], self._optimized()
         multipliers = [group["lr_mul"] for group in self.optimizer.param_groups]
-        if [group["lr_mul"] for group in state["optimizer"]["param_groups"]] != multipliers:
+        if "names" not in before and [group["lr_mul"] for group in before["param_groups"]] != multipliers:
             raise ValueError(
-                f"{source}: expected the parameter groups of train.lr_mul, {multipliers}. Keep it as it was."
+                f"{source}: expected the parameter groups of train.lr_mul, {multipliers}: it was written before states "
+                "knew the names of parameters. Keep lr_mul as it was."
             )
-        own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(dict(state["optimizer"]))
-        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(settings)  # betas, weight decay ...: the option file's, not the state's
+        moments = {names.index(n): before["state"].get(i) for i, n in enumerate(before.get("names", names))}
+        moments = {number: moment for number, moment in moments.items() if moment is not None}
+        # betas, weight decay, lr_mul ...: the option file's, not the state's
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.gradients.load_state_dict(state.get("gradients", {}))
         if self.adversary and state.get("adversary") is None:
             log.warning("%s: has no discriminator; network_d starts from where a new run does", source)
@@ -381,11 +428,23 @@ class RestorationModel:
             self.adversary.load_state_dict(state["adversary"], str(source))
         self.bad_steps_in_a_row.copy_(state["bad_steps_in_a_row"])
 
+    def _optimized(self) -> list[str]:
+        """Return the parameters' names in the order in which the optimiser numbers them: group by group."""
+        names = {parameter: name for name, parameter in self.network_g.named_parameters()}
+        return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def finite(self) -> bool:
+        """Whether all weights, averages and statistics are numbers; it waits for the device."""
+        networks = (self.network_g, self.network_ema, self.adversary.network if self.adversary else None)
+        return all(
+            bool(torch.isfinite(value).all())
+            for network in networks if network is not None
+            for value in network.state_dict().values()
+        )  # fmt: skip
+
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return what a checkpoint for others holds: ``params`` and, averaged, ``params_ema``."""
         networks = {"params": self.network_g, "params_ema": self.network_ema}
-        if train and self.adversary:
-            self.adversary.check_sample(sample["gt"], where)
         return {
             key: {name: value.cpu() for name, value in network.state_dict().items()}
             for key, network in networks.items()

@@ -13,7 +13,11 @@ Groups = Iterable[dict[str, Any]]
 
 
 def build_optimizer(
-    option: Mapping[str, Any], named_parameters: Iterable[tuple[str, nn.Parameter]], lr_mul: Mapping[str, float]
+    option: Mapping[str, Any],
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    lr_mul: Mapping[str, float],
+    *,
+    slowed: Iterable[tuple[Sequence[str], float]] = (),
 ) -> torch.optim.Optimizer:
     """Build ``{"type": name, "lr": ..., **arguments}`` over parameters grouped by their factor on the rate.
 
@@ -25,6 +29,7 @@ def build_optimizer(
         option: An optimiser as in an option file.
         named_parameters: Of the network.
         lr_mul: Part of a parameter's name -> factor; of several parts that match, the longest counts.
+        slowed: (parts of names, factor): further factors, all of which count, on what has one of the parts.
 
     Raises:
         ValueError: a part matches no parameter, or an argument is unknown or out of range.
@@ -45,6 +50,7 @@ def build_optimizer(
     for name, parameter in parameters.items():
         part = max((p for p in lr_mul if p in name), key=len, default="")
         factor = float(lr_mul[part]) if part else 1.0
+        factor *= math.prod(f for parts, f in slowed if any(part in name for part in parts))
         group = groups.setdefault(factor, {"params": [], "lr": lr * factor, "lr_mul": factor})
         group["params"].append(parameter)
     return OPTIMIZERS.build(option, params=list(groups.values()))
