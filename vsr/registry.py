@@ -101,6 +101,14 @@ NETWORKS = Registry(
         "SpyNet": "vsr.archs.spynet",
     },
 )
+BLOCKS = Registry(
+    "block",
+    {
+        "BiPAM": "vsr.archs.stereo_fusion",
+        "NAFBlock": "vsr.archs.nafnet",
+        "SCAM": "vsr.archs.nafssr",
+    },
+)
 DATASETS = Registry(
     "dataset",
     {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vsr.archs.blocks import check_positive
 from vsr.archs.local import localized
 from vsr.ops import naf_block as fused
-from vsr.registry import NETWORKS
+from vsr.registry import BLOCKS, NETWORKS
 
 
 class LayerNorm2d(nn.Module):
@@ -135,6 +135,7 @@ class FFTBlock(nn.Module):
         return x + added.to(x.dtype)
 
 
+@BLOCKS.register
 class NAFBlock(nn.Module):
     """Norm, depthwise convolution, gate and channel attention; then norm and a gated pair of 1x1 convolutions.
 

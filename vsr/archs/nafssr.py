@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from vsr.archs.blocks import check_counts, check_positive
 from vsr.archs.local import localized
-from vsr.archs.nafnet import LayerNorm2d, NAFBlock, laid_out
-from vsr.registry import NETWORKS
+from vsr.archs.nafnet import LayerNorm2d, laid_out
+from vsr.registry import BLOCKS, NETWORKS
 
 
+@BLOCKS.register
 class SCAM(nn.Module):
     """Stereo cross attention: each pixel of a view looks along its row in the other view, and adds what it finds.
 
@@ -48,12 +49,21 @@ class SCAM(nn.Module):
 
 
 class NAFBlockSR(nn.Module):
-    """A NAFBlock for every view alone, then, with ``fusion``, the exchange between two."""
+    """A block for every view alone, then, with ``fusion``, the exchange between two.
 
-    def __init__(self, channels: int, *, fusion: bool, drop_out_rate: float) -> None:
+    Args:
+        channels: c.
+        extraction: Type and arguments of the block.
+        fusion: Type and arguments of the exchange; None: none.
+        drop_out_rate: Of the block, if it has such an argument.
+    """
+
+    def __init__(
+        self, channels: int, *, extraction: Mapping[str, Any], fusion: Mapping[str, Any] | None, drop_out_rate: float
+    ) -> None:
         super().__init__()
-        self.blk = NAFBlock(channels, drop_out_rate=drop_out_rate)
-        self.fusion = SCAM(channels) if fusion else None
+        self.blk = BLOCKS.build(extraction, channels=channels, drop_out_rate=drop_out_rate)
+        self.fusion = None if fusion is None else BLOCKS.build(fusion, channels=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the views (n * b, c, h, w) to the same shape."""
@@ -99,7 +109,10 @@ class NAFNetSR(nn.Module):
         fusion_from, fusion_to: First and last block, from 0, after which the views exchange; -1: none does.
         dual: The input has two views, left and right, on its channels.
         local: Pool locally at test time: {train_size: [h, w] of the training crops, ratio: 1.5,
-            fast_imp: false}, see ``vsr.archs.local``.
+            fast_imp: false}, see ``vsr.archs.local``. Of no effect where no block pools.
+        extraction_block: Name of what maps each view alone, (b, c, h, w) to the same shape, or {type: name, and
+            its arguments}. Networks of other blocks than NAFBlock and SCAM take no official weights.
+        fusion_block: The same of what maps the left and the right view to two of the same shape.
     """
 
     kind = "restoration"
@@ -122,6 +135,8 @@ class NAFNetSR(nn.Module):
         fusion_to: int = -1,
         dual: bool = False,
         local: Mapping[str, Any] | None = None,
+        extraction_block: str | Mapping[str, Any] = "NAFBlock",
+        fusion_block: str | Mapping[str, Any] = "SCAM",
     ) -> None:
         super().__init__()
         check_positive(up_scale=up_scale, width=width, img_channel=img_channel)
@@ -141,7 +156,12 @@ class NAFNetSR(nn.Module):
         self.body = nn.Sequential(
             *(
                 DropPath(
-                    NAFBlockSR(width, fusion=fusion, drop_out_rate=drop_out_rate),
+                    NAFBlockSR(
+                        width,
+                        extraction=_named(extraction_block),
+                        fusion=_named(fusion_block) if fusion else None,
+                        drop_out_rate=drop_out_rate,
+                    ),
                     drop_rate=drop_path_rate,
                     views=self.views,
                 )
@@ -149,7 +169,7 @@ class NAFNetSR(nn.Module):
             )
         )
         self.up = nn.Sequential(nn.Conv2d(width, img_channel * up_scale**2, 3, padding=1), nn.PixelShuffle(up_scale))
-        if num_blks:
+        if any(isinstance(module, nn.AdaptiveAvgPool2d) for module in self.modules()):
             localized(self, local, self.views * img_channel)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,6 +196,7 @@ class NAFSSR(NAFNetSR):
         fast_imp: The official faster, not equivalent means of the local pooling, see ``vsr.archs.local``.
         up_scale, width, num_blks, img_channel, drop_path_rate, drop_out_rate: See ``NAFNetSR``.
         fusion_from, fusion_to: First and last block, from 0, after which the views exchange.
+        extraction_block, fusion_block: See ``NAFNetSR``.
     """
 
     kind = "stereo"
@@ -193,6 +214,8 @@ class NAFSSR(NAFNetSR):
         drop_out_rate: float = 0.0,
         fusion_from: int = -1,
         fusion_to: int = 1000,
+        extraction_block: str | Mapping[str, Any] = "NAFBlock",
+        fusion_block: str | Mapping[str, Any] = "SCAM",
     ) -> None:
         super().__init__(
             up_scale=up_scale,
@@ -205,4 +228,11 @@ class NAFSSR(NAFNetSR):
             fusion_to=fusion_to,
             dual=True,
             local={"train_size": train_size, "fast_imp": fast_imp},
+            extraction_block=extraction_block,
+            fusion_block=fusion_block,
         )
+
+
+def _named(block: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a block's type and arguments; a name alone is its type."""
+    return {"type": block} if isinstance(block, str) else block
