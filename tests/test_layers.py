@@ -31,6 +31,7 @@ LAYERS = {
     "engine": 5,
     "doctor": 6,
     "info": 6,
+    "recipes": 6,
 }
 LIBRARY = sorted((ROOT / "vsr").rglob("*.py"))
 ENTRIES = [*(ROOT / "scripts").rglob("*.py"), *ROOT.glob("*.py")]

@@ -1,13 +1,23 @@
-"""Every shipped option file: loads, builds at full size, and a reduced copy trains, resumes and tests."""
+"""Every shipped option file: loads, builds at full size, and a reduced copy trains, validates, resumes and tests.
 
+The reduced copies run in a folder that has ``datasets/``, ``experiments/`` and ``options/``, so that they read and
+write what the files name: only sizes and numbers of steps are changed.
+"""
+
+import functools
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from kit import history, write_frames
-from stereo_pairs import made_pair, write_pair
+from kit import history, validations
+from parameter_counts import COUNTS
+from recipe_data import COUNTS as IMAGES
+from recipe_data import make_tree
+from torch import Tensor
 
-from vsr.config import Options, dump_options, load_options
+from vsr.config import Options, StageOptions, dump_options, load_options
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.weights import build_network
@@ -15,145 +25,244 @@ from vsr.models.weights import build_network
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "options").rglob("*.yml"))
 
-# Parameters of the official classes; EDVR-L is published as 20.6 M
-# with TSA, and its deblurring form adds the predeblur module.
-PARAMETERS = {
-    "options/train/EDVR/edvr_m_x4_reds_wotsa.yml": 2_996_259,
-    "options/test/EDVR/edvr_m_x4_reds4.yml": 3_300_131,
-    "options/train/MSRResNet/msrresnet_x4_div2k.yml": 1_517_571,
-    "options/train/EDSR/edsr_m_x4_div2k.yml": 1_517_571,
-    "options/train/RCAN/rcan_x2_div2k.yml": 15_444_643,
-    "options/train/RRDBNet/rrdbnet_psnr_x4_div2k.yml": 16_697_987,
-    "options/test/BasicVSR/basicvsr_reds4.yml": 6_291_311,
-    "options/test/BasicVSR/basicvsr_vid4.yml": 6_291_311,
-    "options/test/BasicVSR/iconvsr_reds4.yml": 8_694_991,
-    "options/test/BasicVSR/basicvsrpp_reds4.yml": 7_322_927,
-    "options/train/SwinIR/swinir_x4_div2k.yml": 11_900_199,
-    "options/train/NAFNet/nafnet_w32_gopro.yml": 17_111_907,
-    "options/train/NAFNet/nafnet_w32_sidd.yml": 29_159_715,
-    "options/train/NAFSSR/nafssr_t_x2.yml": 445_068,
-    "options/train/NAFSSR/nafssr_t_x4.yml": 460_656,
+# Each network, data layout, kind of stage and kind of test once; the other files run with the slow tests.
+QUICK = {
+    "options/train/EDVR/edvr_m_x4_reds.yml",
+    "options/train/EDVR/edvr_m_x4_vimeo90k_wotsa.yml",
+    "options/train/EDVR/edvr_l_deblur_reds.yml",
+    "options/train/BasicVSR/basicvsr_reds.yml",
+    "options/train/BasicVSR/iconvsr_vimeo90k_bi.yml",
+    "options/train/BasicVSR/basicvsrpp_vimeo90k_bd.yml",
+    "options/train/NAFNet/nafnet_w64_gopro.yml",
+    "options/train/NAFNet/nafnet_w64_reds.yml",
+    "options/train/NAFNet/baseline_w64_sidd.yml",
+    "options/train/NAFSSR/nafssr_t_x4.yml",
+    "options/train/EDSR/edsr_m_x3_div2k.yml",
+    "options/train/RCAN/rcan_x2_div2k.yml",
+    "options/train/RRDBNet/esrgan_x4_div2k.yml",
+    "options/train/SwinIR/swinir_light_x2_div2k.yml",
+    "options/test/EDVR/edvr_l_x4_vimeo90k.yml",
+    "options/test/BasicVSR/basicvsr_vimeo90k_t_bi.yml",
+    "options/test/BasicVSR/iconvsr_vid4_udm10_bd.yml",
+    "options/test/NAFNet/nafnet_w32_gopro.yml",
+    "options/test/NAFSSR/nafssr_t_x2.yml",
+    "options/test/MSRResNet/msrresnet_x2.yml",
 }
+RUNS = [
+    file if file in QUICK or "/demo/" in file else pytest.param(file, marks=pytest.mark.slow, id=file) for file in FILES
+]
+
+# Local pooling finds its windows by a forward pass, which takes seconds where blocks are many.
+BUILDS = [
+    pytest.param(file, marks=pytest.mark.slow, id=file) if "/nafssr_b" in file or "/nafssr_l" in file else file
+    for file in FILES
+]
+
+# Arguments of networks, as small as they may be.
+SMALL: dict[str, object] = {
+    "num_feat": 8, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1, "num_block": 1,
+    "width": 8, "num_blks": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1], "middle_blk_num": 1,
+    "mid_channels": 8, "num_blocks": 1, "num_group": 1, "squeeze_factor": 4, "num_grow_ch": 4,
+    "depths": [2], "num_heads": [2], "embed_dim": 8, "window_size": 4,
+}  # fmt: skip
 
 
-def test_there_are_option_files() -> None:
-    assert len(FILES) >= 6
+def test_every_option_file_is_tested_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(FILES) >= QUICK
+    kinds = {kind: sum(file.startswith(f"options/{kind}/") for file in FILES) for kind in ("train", "test", "demo")}
+    assert sum(kinds.values()) == len(FILES)
+    assert kinds["train"] >= 60
+    assert kinds["test"] >= 55
+    assert kinds["demo"] >= 1
+    with capsys.disabled():
+        print(f"\n{len(FILES)} option files: {', '.join(f'{n} in options/{kind}' for kind, n in kinds.items())}")  # noqa: T201
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_it_loads_and_its_complete_copy_is_the_same(file: str, tmp_path: Path) -> None:
+def test_the_counts_by_hand_are_those_of_the_official_classes() -> None:
+    manifests = [json.loads(path.read_text()) for path in (ROOT / "tests" / "golden" / "models").glob("*.json")]
+    official = [manifest for manifest in manifests if manifest["arch"] in COUNTS]
+    assert {manifest["arch"] for manifest in official} == set(COUNTS)
+    for manifest in official:
+        assert COUNTS[manifest["arch"]](manifest["kwargs"]) == manifest["num_params"], manifest["model_id"]
+
+
+@functools.cache
+def built(option: str) -> tuple[int, int]:
+    """Return the number of parameters and the scale of a network, as written in JSON."""
+    with torch.device("meta"):
+        network = build_network(json.loads(option))
+    return sum(parameter.numel() for parameter in network.parameters()), network.scale
+
+
+@pytest.mark.parametrize("file", BUILDS)
+def test_it_loads_and_its_network_has_at_full_size_as_many_parameters_as_it_should(file: str, tmp_path: Path) -> None:
     options = load_options(ROOT / file)
+    network = options.network_g.as_option()
+    counted = COUNTS[network["type"]](network)
+    shape = {name: value for name, value in network.items() if name != "drop_path_rate"}
+    assert built(json.dumps(shape)) == (counted, options.scale)
     copy = tmp_path / "copy.yml"
     copy.write_text(dump_options(options), encoding="utf-8")
     assert load_options(copy) == options
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_its_network_builds_at_full_size(file: str) -> None:
-    options = load_options(ROOT / file)
-    with torch.device("meta"):
-        network = build_network(options.network_g.as_option())
-    count = sum(parameter.numel() for parameter in network.parameters())
-    assert count == PARAMETERS.get(file, count)
-    if "edvr_l" in file:
-        assert 19e6 < count < 25e6
-    assert network.scale == options.scale
-
-
-def reduced(options: Options, data: Path) -> list[str]:
-    """Overrides that make a run a matter of seconds, on made-up clips in place of the real ones."""
-    overrides = [f"path.experiments_root={data}/experiments", f"path.results_root={data}/results"]
-    for key, section in options.datasets.items():
-        side = 32 if key == "train" else 24
-        folder = data / key
-        if section.dataset.type == "PairedStereoImageDataset":
-            for number in range(10):
-                pair = made_pair((2 * side, 6 * side), disparity=4, seed=number)
-                write_pair(folder, f"{number:04d}", *pair, scale=options.scale)
-            overrides += [f"datasets.{key}.dataroot_{root}={folder}" for root in ("gt", "lq")]
-            overrides.append(f"datasets.{key}.num_worker_per_gpu=0")
-            if key == "train":
-                overrides += ["datasets.train.gt_size_h=32", "datasets.train.gt_size_w=64"]
-            continue
-        septuplets = section.dataset.type.startswith("Vimeo90K")
-        for clip, seed in (("a", 1), ("b", 2)):
-            name = f"00001/000{seed}" if septuplets else f"{key}_{clip}"
-            for version, factor in (("gt", 1), ("lq", options.scale)):
-                write_frames(
-                    folder / version / name, 7 if septuplets else 5, (2 * side // factor, 2 * side // factor),
-                    seed=seed, name="im{}" if septuplets else "{:04d}", first=int(septuplets),
-                )  # fmt: skip
-        overrides += [f"datasets.{key}.dataroot_gt={folder}/gt", f"datasets.{key}.num_worker_per_gpu=0"]
-        arguments = section.dataset.args
-        if arguments.get("num_frame", 0) > 5 and "num_frame" not in options.network_g.args:
-            overrides.append(f"datasets.{key}.num_frame=3")
-        overrides += [
-            f"datasets.{key}.{name}=null"
-            for name in ("clips", "exclude_clips", "frames", "meta_info_file")
-            if arguments.get(name)
-        ]
-        if arguments["dataroot_lq"] is not None:
-            overrides.append(f"datasets.{key}.dataroot_lq={folder}/lq")
-        if arguments.get("gt_downscale", 1) > 1:
-            overrides.append(f"datasets.{key}.gt_downscale=1")
-        if arguments.get("filename_tmpl", "{}") != "{}":
-            overrides.append(f"datasets.{key}.filename_tmpl='{{}}'")
-        if key == "train":
-            overrides += [f"datasets.train.gt_size={side}", "datasets.train.batch_size_per_gpu=1"]
-    small: dict[str, object] = {
-        "num_feat": 8,
-        "deformable_groups": 2,
-        "num_extract_block": 1,
-        "num_reconstruct_block": 1,
-        "num_block": 1,
-        "width": 8,
-        "num_blks": 1,
-        "enc_blk_nums": [1, 1],
-        "dec_blk_nums": [1, 1],
-        "middle_blk_num": 1,
-        "mid_channels": 8,
-        "num_blocks": 1,
-        "temporal_padding": 1,
-        "spynet_path": "null",
-        "edvr_path": "null",
-        "num_group": 1,
-        "squeeze_factor": 4,
-        "num_grow_ch": 4,
-        "depths": [2],
-        "num_heads": [2],
-        "embed_dim": 8,
-        "window_size": 4,
+def test_published_sizes_are_those_of_the_files() -> None:
+    """In millions: EDVR's (mmagic), NAFSSR's (NAFNet's page), SwinIR's (its paper, without tables of positions)."""
+    published = {
+        "train/EDVR/edvr_l_x4_reds.yml": 20.6,
+        "train/NAFSSR/nafssr_s_x4.yml": 1.56,
+        "train/NAFSSR/nafssr_b_x4.yml": 6.80,
+        "train/NAFSSR/nafssr_l_x2.yml": 23.79,
+        "train/NAFSSR/nafssr_l_x4.yml": 23.83,
+        "train/SwinIR/swinir_light_x2_div2k.yml": 0.878,
+        "train/SwinIR/swinir_light_x3_div2k.yml": 0.886,
+        "train/SwinIR/swinir_light_x4_div2k.yml": 0.897,
     }
-    overrides += [f"network_g.{name}={value}" for name, value in small.items() if name in options.network_g.args]
+    for file, millions in published.items():
+        network = load_options(ROOT / "options" / file).network_g
+        tables = 24 * 6 * (2 * 8 - 1) ** 2 if network.type == "SwinIR" else 0  # blocks, heads, offsets in a window
+        assert (COUNTS[network.type](network.args) - tables) / 1e6 == pytest.approx(millions, rel=2e-3), file
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of made-up data that all runs read."""
+    root = tmp_path_factory.mktemp("datasets")
+    make_tree(root)
+    return root
+
+
+@pytest.fixture
+def place(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder for a run, with data in datasets/ and the option files in options/."""
+    (tmp_path / "datasets").symlink_to(tree)
+    (tmp_path / "options").symlink_to(ROOT / "options")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def reduced(options: Options) -> list[str]:
+    """Overrides that make a run a matter of a second."""
+    overrides = [f"network_g.{name}={value}" for name, value in SMALL.items() if name in options.network_g.args]
+    if options.network_g.type.endswith("Local"):
+        overrides.append("network_g.train_size=[1, 3, 32, 32]")
+    overrides += [f"datasets.{key}.num_worker_per_gpu=0" for key in options.datasets]
+    if options.train is None:
+        return overrides
+    section = options.datasets["train"].dataset
+    side = 32 if options.scale == 1 else 8 * options.scale
+    stereo = section.type == "PairedStereoImageDataset"
+    sides = {"gt_size_h": side, "gt_size_w": 2 * side} if stereo else {"gt_size": side}
+    overrides += [f"datasets.train.{name}={value}" for name, value in sides.items()]
+    overrides += ["datasets.train.batch_size_per_gpu=1", "datasets.train.dataset_enlarge_ratio=1"]
+    if "Recurrent" in section.type and section.args["num_frame"] > 0:
+        overrides.append("datasets.train.num_frame=3")
     if options.network_d is not None:
         overrides.append("network_d={type: UNetDiscriminatorSN, num_in_ch: 3, num_feat: 4}")  # of images of any size
-    if options.train is not None:
-        overrides += [
-            f"train.losses.{name}=null" for name in options.train.losses if name == "perceptual"
-        ]  # needs a file
-        overrides += [
-            "path.pretrain_network_g=null",
-            "train.total_iter=2",
-            "val.val_freq=2",
-            "logger.print_freq=1",
-            "logger.save_checkpoint_freq=1",
-        ]
-    return overrides
+    if "perceptual" in options.train.losses:
+        overrides.append("train.losses.perceptual=null")  # wants weights of half a gigabyte
+    return [
+        *overrides, "train.total_iter=2", "val.val_freq=2", "logger.print_freq=1", "logger.save_checkpoint_freq=1",
+        "logger.use_tb_logger=false",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_reduced_copy_trains_resumes_and_tests(file: str, tmp_path: Path) -> None:
-    overrides = reduced(load_options(ROOT / file), tmp_path)
-    options = load_options(ROOT / file, overrides)
+def untrained(network: dict[str, Any], *, seed: int) -> dict[str, Tensor]:
+    """Return the weights that a network of these options has if it reads no file."""
+    torch.manual_seed(seed)
+    return build_network({k: v for k, v in network.items() if k not in ("spynet_path", "edvr_path")}).state_dict()
+
+
+def leave_weights(network: dict[str, Any], path: str) -> dict[str, Tensor]:
+    """Save what a training of the network might have left; return it."""
+    weights = untrained(network, seed=99)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"params": weights}, path)
+    return weights
+
+
+def what_it_starts_from(options: Options) -> dict[str, Tensor]:
+    """Write the files that the option file names for a start; return the tensors that a run takes from them."""
+    taken: dict[str, Tensor] = {}
+    arguments = options.network_g.args
+    if arguments.get("spynet_path"):
+        weights = leave_weights({"type": "SpyNet"}, arguments["spynet_path"])
+        taken |= {f"spynet.{name}": value for name, value in weights.items()}
+    if arguments.get("edvr_path"):
+        edvr = {"type": "EDVR", "num_feat": 8, "num_frame": 2 * arguments["temporal_padding"] + 1}
+        weights = leave_weights({**edvr, "deformable_groups": 8, "num_extract_block": 5}, arguments["edvr_path"])
+        taken |= {f"edvr.{name}": value for name, value in weights.items()}
+    named = options.path.pretrain_network_g
+    if isinstance(named, StageOptions):
+        before = load_options(named.stage)
+        assert before.train is not None
+        network = load_options(named.stage, reduced(before)).network_g.as_option()
+        taken |= leave_weights(network, f"experiments/{before.name}/models/net_g_{before.train.total_iter}.pth")
+    return taken
+
+
+@pytest.mark.parametrize("file", RUNS)
+def test_a_reduced_copy_trains_validates_resumes_and_tests(file: str, place: Path) -> None:
+    overrides = reduced(load_options(file))
+    options = load_options(file, overrides)
     if options.train is None:
-        weights = tmp_path / "net.pth"
-        torch.save({"params": build_network(options.network_g.as_option()).state_dict()}, weights)
-        options = load_options(ROOT / file, [*overrides, f"path.pretrain_network_g={weights}"])
+        file = options.path.pretrain_network_g or f"experiments/{options.name}/models/net_g_best.pth"
+        leave_weights(options.network_g.as_option(), str(file))
     else:
-        train(load_options(ROOT / file, [*overrides, "train.total_iter=1"]))
+        taken = what_it_starts_from(options)
+        train(load_options(file, [*overrides, "train.total_iter=1"]))
         train(options)
-        assert sorted(history(tmp_path / "experiments" / options.name)) == [1, 2]
-    for key, records in run_test(options).items():
-        assert len(records) == 10, key
-        assert all(5 < record.metrics["psnr"] < 60 for record in records)
-    assert (tmp_path / "results" / options.name / "report.html").is_file()
+        run = place / "experiments" / options.name
+        assert sorted(history(run)) == [1, 2]
+        assert {step for step, _ in validations(run)} == {1, 2}
+        assert_taken(options, taken, run)
+    tested = run_test(options)
+    sets = {key: section for key, section in options.datasets.items() if key != "train"}
+    assert {sets[key].name: len(records) for key, records in tested.items()} == {
+        section.name: IMAGES[section.name] for section in sets.values()
+    }
+    assert all(5 < record.metrics["psnr"] < 60 for records in tested.values() for record in records)
+    assert (place / "results" / options.name / "report.html").is_file()
+
+
+def assert_taken(options: Options, taken: dict[str, Tensor], run: Path) -> None:
+    """After two steps of Adam, each of which moves a weight by its rate at most, the weights are near those taken."""
+    named = options.path.pretrain_network_g
+    assert options.train is not None
+    assert bool(taken) == (named is not None or bool(options.network_g.args.get("spynet_path")))
+    weights = torch.load(run / "models" / "net_g_2.pth", weights_only=True)["params"]
+    common = {name for name, value in taken.items() if name in weights and weights[name].shape == value.shape}
+    if isinstance(named, StageOptions):
+        assert common if options.path.strict_load_g else len(common) > len(weights) / 2
+        assert not options.path.strict_load_g or common == set(weights)
+    near = 2.1 * options.train.optim_g.args["lr"]
+    assert [name for name in common if (weights[name] - taken[name]).abs().max() > near] == []
+    own = untrained(options.network_g.as_option(), seed=options.manual_seed)
+    far = [name for name in common if (own[name] - taken[name]).abs().max() > 2 * near]
+    assert len(far) >= len(common) / 3  # a run that began by itself would have been found out
+
+
+def test_what_edvr_s_second_stage_takes_stays_as_it_is_while_tsa_alone_trains(place: Path) -> None:
+    file = "options/train/EDVR/edvr_m_x4_reds.yml"
+    options = load_options(file, reduced(load_options(file)))
+    taken = what_it_starts_from(options)
+    train(options)
+    weights = torch.load(place / "experiments" / options.name / "models" / "net_g_2.pth", weights_only=True)["params"]
+    changed = {name for name in weights if name not in taken or not torch.equal(weights[name], taken[name])}
+    assert changed == {name for name in weights if name.startswith("fusion.")}
+
+
+@pytest.mark.parametrize("size", ["m", "l"])
+@pytest.mark.parametrize("data", ["reds", "vimeo90k"])
+def test_the_two_stages_of_edvr_are_one_recipe(size: str, data: str) -> None:
+    first, second = (
+        load_options(ROOT / f"options/train/EDVR/edvr_{size}_x4_{data}{end}.yml") for end in ("_wotsa", "")
+    )
+    assert second.path.pretrain_network_g == StageOptions(stage=f"options/train/EDVR/edvr_{size}_x4_{data}_wotsa.yml")
+    assert first.network_g.args == {**second.network_g.args, "with_tsa": False}
+    assert first.datasets == second.datasets
+    assert first.train is not None
+    assert second.train is not None
+    assert first.train.freeze is None
+    assert second.train.freeze is not None
+    assert second.train.freeze.until == 50000

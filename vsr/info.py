@@ -25,6 +25,7 @@ PAGE = ROOT / "docs" / "networks.md"
 TAKES = {"image": "images", "window": "windows of frames", "clip": "clips"}
 HEAD = ["network", "kind", "takes", "scale", "sides", "parameters", "input", "GMACs a frame", "activations a frame, M"]
 MARKS = ["channels_last", "recomputes"]
+FOR_TRAINING = frozenset({"spynet_path", "edvr_path", "drop_path_rate"})  # arguments that make no other network
 INTRODUCTION = """\
 # Networks
 
@@ -90,7 +91,8 @@ def recipes() -> dict[str, dict[str, Any]]:
     """Return the network of each option file in options/, by path; of several files with one network the first."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((ROOT / "options").rglob("*.yml")):
-        option = vsr.load_options(path).network_g.as_option()
+        arguments = vsr.load_options(path).network_g.as_option()
+        option = {name: value for name, value in arguments.items() if name not in FOR_TRAINING}
         if option not in found.values():
             found[path.relative_to(ROOT).as_posix()] = option
     return found
