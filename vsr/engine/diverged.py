@@ -113,7 +113,7 @@ class FaultWatch:
     def _tell(self, step: int, bad: list[Any], batches: list[Batch], *, stops: bool) -> str:
         """Warn of bad steps; look into the last one, and write what is found, if that is news. Return it in words."""
         steps = [number for number, _, _ in bad]
-        log.warning("%s had %s; they changed nothing", _steps(steps), self._fault())
+        log.warning("%s had %s: nothing was changed", _steps(steps), self._fault())
         broken = any(not math.isfinite(float(terms["grad_norm"])) for _, _, terms in bad)
         files = len(list((self.folder.root / FOLDER).glob("*.json"))) if dist.is_main() else 0
         news = broken and not self._told_of_row and files < MOST_FILES
@@ -128,14 +128,14 @@ class FaultWatch:
         if not stops and scale is not None and float(scale) > 1 and _only_backward(ranks):
             return ""  # float16 finds its loss scale so
         path = self.folder.root / FOLDER / f"step_{last}.json"
-        rates = {str(group["lr_mul"]): group["lr"] for group in self.model.optimizer.param_groups}
+        factors = [group["lr_mul"] for group in self.model.optimizer.param_groups]
         content = {
             "step": last,
             "bad_steps": steps,
             "bad_steps_in_a_row": int(self.model.bad_steps_in_a_row),
             "noticed_after_step": step,
             "exact": last == step,
-            "lr": rates,
+            "lr": {str(factor): self.model.rate(last) * factor for factor in factors},  # by train.lr_mul
             "loss_scale": None if scale is None else float(scale),
             "ranks": ranks,
         }
