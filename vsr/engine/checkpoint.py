@@ -220,10 +220,16 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: expected a whole training state, but {fault}. Name another one, or none for the newest valid."
         )
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if not {"step", "draw", "model"} <= state.keys():
-        raise ValueError(f"{path}: expected a training state of vsr, got the entries {', '.join(state)}.")
-    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if "roll_backs" in about:  # the run came back to it
-        state["model"]["roll_backs"] = about["roll_backs"]
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # of many kinds; its words advise to run what the file holds
+        raise ValueError(
+            f"{path}: expected a training state of tensors and plain values only, got other things, which were not "
+            "run. Do not trust this file."
+        ) from error
+    if not isinstance(state, dict) or not {"step", "draw", "model"} <= state.keys():
+        found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise ValueError(f"{path}: expected a training state of vsr, got {found[:100]}.")
     return state

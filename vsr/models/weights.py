@@ -159,7 +159,7 @@ def _read(path: Path) -> dict[Any, Any]:
     except Exception as error:  # what a broken or hostile file provokes is of many kinds
         if isinstance(error, OSError) and error.filename is not None:  # no right to read it, say
             raise
-        if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        if found := re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error)):
             raise ValueError(
                 f"{path}: expected a checkpoint that holds tensors and plain values only, found {found[1]}, "
                 "which was not run. Save the state_dict alone, where the file was made."
