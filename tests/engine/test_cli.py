@@ -41,7 +41,8 @@ def test_launch_arguments_that_mean_nothing_are_accepted_and_named(
 
 
 def test_a_launcher_without_its_environment_is_an_error(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "expected the environment of torchrun" in message(capsys, "-opt", str(tiny), "--launcher", "pytorch")
+    error = message(capsys, "-opt", str(tiny), "--launcher", "pytorch")
+    assert "expected the environment of several processes" in error
 
 
 def test_force_yml_means_set(tiny: Path, tmp_path: Path) -> None:

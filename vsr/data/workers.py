@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torch.utils.data._utils import signal_handling
 
 from vsr.data import activity
 from vsr.data.sample import prefixed
@@ -188,7 +188,7 @@ def _start(notes: activity.Activity, worker: int, *, die_with_parent: bool) -> N
 def _stop_raising_in_the_middle_of_anything(batches: Any) -> None:
     """Let no dead worker of this iteration interrupt a step or the writing of a state: ``_next`` finds it soon."""
     if batches._worker_pids_set:
-        signal_handling._remove_worker_pids(id(batches))
+        _remove_worker_pids(id(batches))
         batches._worker_pids_set = False
 
 

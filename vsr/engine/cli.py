@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vsr.config import OptionError, Options, load_options
-from vsr.utils import dist, logs
+from vsr.utils import dist, logs, slurm
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--set", "--force_yml", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="change options: train.total_iter=100 network_g.num_feat=32 (also a:b=v)",
     )  # fmt: skip
-    ignored = "ignored: torchrun's environment tells"
+    ignored = "ignored: the environment of torchrun or srun tells"
     parser.add_argument("--auto_resume", action="store_true", help="ignored: a run always continues by itself")
     parser.add_argument(
         "--debug", action="store_true",
@@ -54,10 +54,18 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
     """Load the options and run ``command``; what the user got wrong ends in one message, not a traceback."""
     logs.setup()
     try:
+        if slurm.adopt():
+            logs.setup()  # now that it is known which process this is
         _explain(given)
         options = load_options(given.opt, given.overrides)
         command(debugging(options) if given.debug else options)
     except (ValueError, OSError, RuntimeError) as error:
+        if dist.lost_another(error):
+            log.error("another process of the run has ended, or does not answer; its own message tells why")
+            log.debug("what was noticed of it here", exc_info=True)
+            dist.let_the_first_cause_be_told()
+            return 1
+        dist.tell_launcher(_plain(error))
         if isinstance(error, OptionError) and not dist.is_main():
             return 1  # every process reads the same file: one voice is enough
         # The file keeps the traceback, should the mistake be ours; but only rank 0 has a file.
@@ -67,7 +75,8 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
     except KeyboardInterrupt:
         log.error("stopped. The same command continues from the last state")
         return 130
-    except Exception:
+    except Exception as error:
+        dist.tell_launcher(f"{type(error).__name__}: {error}")
         log.exception("an error that should not happen; please report it with this traceback")
         return 1
     finally:
@@ -107,6 +116,6 @@ def _explain(given: argparse.Namespace) -> None:
         log.info("ignored: %s (the environment tells the processes, and runs always resume)", ", ".join(ignored))
     if given.launcher in ("pytorch", "slurm") and "WORLD_SIZE" not in os.environ:
         raise ValueError(
-            f"--launcher {given.launcher}: expected the environment of torchrun (WORLD_SIZE, RANK ...), found none. "
-            f"Start with {'srun ' if given.launcher == 'slurm' else ''}torchrun, or leave it out for one process."
+            f"--launcher {given.launcher}: expected the environment of several processes (WORLD_SIZE, RANK ...), found "
+            f"none. Start with {'srun' if given.launcher == 'slurm' else 'torchrun'}, or leave it out for one process."
         )

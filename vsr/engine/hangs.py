@@ -10,6 +10,8 @@ from vsr.utils import dist
 
 SHARE = 0.8  # of dist.timeout: the others still wait when the stack is written, and what ends them comes after it
 
+ITEM_SHARE = 3  # of dist.timeout, for an item of a validation: it may be a long clip, and nobody else waits yet
+
 Item = TypeVar("Item")
 
 
@@ -31,16 +33,16 @@ class HangWatch:
         self._watch(SHARE * self._timeout, ends=False)
 
     def each(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items, and end this process, its stacks written, if one takes ``dist.timeout``.
+        """Yield items, and end this process, its stacks written, if one takes ITEM_SHARE times ``dist.timeout``.
 
         For work of which the processes have different amounts, and after which they wait for each other for as long
         as it takes (``dist.wait_for_all``): nobody else would put an end to it.
         """
         try:
-            self._watch(self._timeout, ends=True)
+            self._watch(ITEM_SHARE * self._timeout, ends=True)
             for item in items:
                 yield item
-                self._watch(self._timeout, ends=True)
+                self._watch(ITEM_SHARE * self._timeout, ends=True)
         finally:
             self.pause()
 

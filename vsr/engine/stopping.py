@@ -41,7 +41,8 @@ class StopRequest:
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and self._noted == signal.SIGINT:
             raise KeyboardInterrupt
-        self._noted = number  # and nothing else: a handler may run in the middle of anything
+        self._noted = number  # and little else: a handler may run in the middle of anything
+        dist.told_to_end = dist.told_to_end or number == signal.SIGTERM
 
     def here(self) -> bool:
         """Whether this process was asked to stop."""

@@ -1,8 +1,9 @@
-"""The processes of a run: one, or the several that torchrun started.
+"""The processes of a run: one, or the several that torchrun or srun started.
 
 Every function works alike with and without a process group, so that callers never ask.
 """
 
+import contextlib
 import ctypes
 import datetime
 import gc
@@ -12,6 +13,8 @@ import math
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +25,14 @@ _hosts: torch_dist.ProcessGroup | None = None  # gloo beside NCCL, for what host
 _waiting: torch_dist.ProcessGroup | None = None  # gloo, for waits that may be long
 _timeout = math.inf  # seconds, of the process group
 
+told_to_end = False  # by SIGTERM, which was noted and not obeyed at once: torchrun ends its processes so
+
+GRACE = 5.0  # seconds in which torchrun ends the processes that are left when one has failed
 PATIENCE = 24 * 3600.0  # seconds of ``wait_for_all``
 
 
 def init(timeout: float) -> torch.device:
-    """Join the other processes, if torchrun started any, and return this process's device.
+    """Join the other processes, if torchrun or srun started any, and return this process's device.
 
     NCCL connects GPUs, gloo CPUs.
 
@@ -39,6 +45,9 @@ def init(timeout: float) -> torch.device:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
+        # srun --gpus-per-task=1 shows each process its own GPU and no other; torchrun's processes see all.
+        if torch.cuda.device_count() == 1 and "SLURM_LOCALID" in os.environ and not _by_torchrun():
+            local_rank = 0
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"--nproc_per_node: expected at most {torch.cuda.device_count()} processes, one for each visible GPU, "
@@ -46,7 +55,7 @@ def init(timeout: float) -> torch.device:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # a killed torchrun's processes would train on, and keep the next run out
+    if _by_torchrun():  # a killed torchrun's processes would train on, and keep the next run out
         die_with_parent()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
         # Its defaults (group=group.WORLD) would keep hold of the group were it imported later, as torch._dynamo does:
@@ -63,12 +72,43 @@ def init(timeout: float) -> torch.device:
     return device
 
 
+def _by_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def die_with_parent() -> None:
     """Ask the system to kill this process when the one that started it ends, which may have no chance to do it."""
     if sys.platform != "linux":
         return
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says no more than that another process has ended, or does not answer in time."""
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, torch_dist.DistError) or "gloo/transport" in str(error)
+    )
+
+
+def let_the_first_cause_be_told() -> None:
+    """Wait a moment for torchrun to end this process, which fails because another one did.
+
+    Without it torchrun would often see both ends at once, and name the wrong one as the root cause.
+    """
+    if _by_torchrun() and not told_to_end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(GRACE)
+
+
+def tell_launcher(text: str) -> None:
+    """Leave the reason of this process's failure where torchrun looks for it, which tells the first one at its end."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        return
+    reason = {"message": {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}}
+    with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
+        Path(path).write_text(json.dumps(reason), encoding="utf-8")
 
 
 def shutdown() -> None:
