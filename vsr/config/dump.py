@@ -28,7 +28,7 @@ def to_data(value: Any) -> Any:
 
 def dump_options(options: Options) -> str:
     """Return YAML with every default written out, which ``load_options`` reads to equal options."""
-    text: str = yaml.dump(to_data(options), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(to_data(options), Dumper=TextDumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
@@ -37,7 +37,7 @@ def hash_options(options: Options) -> str:
     return hashlib.sha256(dump_options(options).encode()).hexdigest()
 
 
-class _Dumper(yaml.SafeDumper):
+class TextDumper(yaml.SafeDumper):
     """Quotes whatever text other YAML readers, or the rules of ``reader.py``, would take for something else."""
 
     yaml_implicit_resolvers = resolvers(yaml.SafeDumper)
@@ -56,4 +56,4 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\x85" in text else None)
 
 
-_Dumper.add_representer(str, _text)
+TextDumper.add_representer(str, _text)

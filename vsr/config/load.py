@@ -23,6 +23,11 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
         FileNotFoundError: there is no such file.
         OptionError: with all mistakes at once, one a line.
     """
+    return read_options(path, overrides)[0]
+
+
+def read_options(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Options, Node]:
+    """As ``load_options``, and what the file and the overrides say, in vsr's vocabulary."""
     problems: list[str] = []
     root = read_file(path)
     translate(root, problems)
@@ -41,7 +46,7 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     problems = [*checker.lines(), *problems]
     if problems:
         raise OptionError(problems) from checker.cause
-    return options
+    return options, root
 
 
 def _merge(base: Node, override: Node, problems: list[str]) -> None:
