@@ -232,4 +232,7 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"step", "draw", "model"} <= state.keys():
         found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{path}: expected a training state of vsr, got {found[:100]}.")
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if "roll_backs" in about:  # the run came back to it
+        state["model"]["roll_backs"] = about["roll_backs"]
     return state
