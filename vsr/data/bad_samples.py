@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from vsr.data.sample import Sample
-
 log = logging.getLogger(__name__)
 
 REPLACEMENTS = 10  # drawn for one sample; if none of them can be read either, it is not a few files that are bad
@@ -19,7 +17,7 @@ TOLD = 20  # faults that are written to the log one by one, and named in the las
 REPORT = "bad_samples.txt"  # in the run folder: a fault a line, of all processes
 
 
-class ReplacingDataset(Dataset[Sample]):
+class ReplacingDataset(Dataset[dict[str, Any]]):
     """A training set that gives another of its samples for one that cannot be read.
 
     What takes the place of (index, draw) is drawn from (seed, draw, index), so that it is the same one in any worker

@@ -114,6 +114,13 @@ class PairedImageDataset(Dataset[Sample]):
         roots = [os.path.realpath(gt or lq or "") for gt, lq in self._folders]  # another data set may have it by a link
         return [os.path.join(roots[number], gt or lq) for number, gt, lq in self._names]
 
+    def gt_images(self) -> list[tuple[str, str]]:
+        """Return each item's key and its GT file, as the storage calls it; none if there is no GT."""
+        if not self.has_gt:
+            return []
+        folders = [str(gt) for gt, _ in self._folders]
+        return [(self._key(i), os.path.join(folders[number], gt)) for i, (number, gt, _) in enumerate(self._names)]
+
     def named_pairs(self) -> list[tuple[str, Pair]]:
         """Return each item's key and its files."""
         return [(key, self._pair(index)) for index, key in enumerate(self.keys)]

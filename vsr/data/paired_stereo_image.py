@@ -107,6 +107,13 @@ class PairedStereoImageDataset(Dataset[Sample]):
         root = os.path.realpath(root)  # another data set may have it by a link
         return [os.path.join(root, key, files[0]) for key in self.keys]
 
+    def gt_images(self) -> list[tuple[str, str]]:
+        """Return each GT view by its pair and name, and its file, as the storage calls it; none if there is no GT."""
+        if not self.has_gt:
+            return []
+        root, files = self._files["dataroot_gt"]
+        return [(f"{key}/{file}", os.path.join(root, key, file)) for key in self.keys for file in files]
+
     def named_pairs(self) -> list[tuple[str, Pair]]:
         """Return each view's name and its files."""
         return [
