@@ -1,6 +1,7 @@
 """Where images lie: finding clips and images below a root, and reading them, whole or in part."""
 
 import difflib
+import errno
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -364,9 +365,13 @@ def walk(
             name = entry.name
             if name[0] == ".":  # .DS_Store, ._0001.png of macOS
                 continue
-            if entry.is_dir():
-                folders.append(name)
-                continue
+            try:
+                if entry.is_dir():
+                    folders.append(name)
+                    continue
+            except OSError as error:
+                if error.errno != errno.ELOOP:  # a link to itself is no folder, and matters if it is read
+                    raise
             suffix = name[name.rfind(".") :]
             kind = _KINDS.get(suffix) or _KINDS.get(suffix.lower())
             if kind == "image":
