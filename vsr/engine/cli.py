@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,11 +17,15 @@ DEBUG_EVERY = 8  # steps between validations and checkpoints of --debug
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """Run train.py; return its exit status."""
+    from vsr.engine.run_folder import run_root
     from vsr.engine.train import train
 
     parser = _parser("Train a network as an option file says. The same command continues an interrupted run.")
     parser.add_argument("--fresh", action="store_true", help="start over; the earlier run's folder is archived")
+    parser.add_argument("--where", action="store_true", help="check the option file, tell the run's folder, and end")
     given = parser.parse_args(arguments)
+    if given.where:
+        return _run(lambda options: sys.stdout.write(f"{run_root(options)}\n"), given)
     return _run(lambda options: train(options, fresh=given.fresh), given)
 
 

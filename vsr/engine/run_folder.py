@@ -31,7 +31,7 @@ class RunFolder:
     """
 
     def __init__(self, options: Options, *, fresh: bool) -> None:
-        self.root = Path(options.path.experiments_root) / options.name
+        self.root = run_root(options)
         self.models = self.root / "models"
         self.states = self.root / "training_states"
         self.visualization = self.root / "visualization"
@@ -100,6 +100,11 @@ class RunFolder:
     def close(self) -> None:
         if self._lock:
             self._lock.close()
+
+
+def run_root(options: Options) -> Path:
+    """Return the folder of the run, which need not exist yet."""
+    return Path(options.path.experiments_root) / options.name
 
 
 def write_options(folder: Path, options: Options) -> None:
