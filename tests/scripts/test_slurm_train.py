@@ -15,7 +15,7 @@ SCRIPT = ROOT / "scripts" / "slurm_train.sh"
 BASH = shutil.which("bash")
 pytestmark = [pytest.mark.fault, pytest.mark.skipif(BASH is None, reason="needs bash")]
 
-# Notes its arguments; then takes a line of srun.does: a status, or 'wait' or 'finish' for SIGUSR1, to leave a marker or none.
+# Notes its arguments; then takes a line of srun.does: a status, or to wait for SIGUSR1 and leave a marker, or none.
 SRUN = """#!/bin/bash
 trap 'if [[ $does == wait ]]; then : > "$FOLDER/PREEMPTED"; fi; exit 0' USR1
 printf '%s\\n' "$@" '' >> "$BIN/srun.calls"

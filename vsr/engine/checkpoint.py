@@ -37,6 +37,7 @@ def save(folder: RunFolder, model: RestorationModel, options: Options, *, step: 
         OSError: the disk did not take it; what was saved before is untouched, and of this step nothing is left.
     """
     content = {"step": step, "draw": draw, "options": dump_options(options), "model": model.state_dict()}
+    content["course"] = course(model.options)
     path = folder.states / f"{step}.state"
     try:
         save_weights(folder, model, f"net_g_{step}.pth")
@@ -101,6 +102,24 @@ class Saver:
             "step %d: the state could not be saved (miss %d in a row, %d in all); the run goes on, and tries again at "
             "step %d. %s.", step, self._in_a_row, self._failed, step - step % every + every, fault,
         )  # fmt: skip
+
+
+def course(options: Options) -> dict[str, Any]:
+    """Return what the learning rates of a run follow from, and how many samples a step takes.
+
+    Args:
+        options: With the numbers of steps that count for this run (``scale_iterations``).
+    """
+    train = options.train
+    assert train is not None
+    return {
+        "lr_g": train.optim_g.args["lr"],
+        "lr_d": train.optim_d.args.get("lr") if train.optim_d else None,
+        "scheduler": train.scheduler.as_option() if train.scheduler else None,
+        "warmup_iter": train.warmup_iter,
+        "lr_mul": dict(train.lr_mul),
+        "samples": options.datasets["train"].batch_size_per_gpu * train.accumulate * dist.world_size(),
+    }
 
 
 def save_weights(folder: RunFolder, model: RestorationModel, name: str) -> None:

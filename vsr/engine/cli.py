@@ -22,11 +22,12 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
     parser = _parser("Train a network as an option file says. The same command continues an interrupted run.")
     parser.add_argument("--fresh", action="store_true", help="start over; the earlier run's folder is archived")
+    parser.add_argument("--force", action="store_true", help="continue although the learning rates are others now")
     parser.add_argument("--where", action="store_true", help="check the option file, tell the run's folder, and end")
     given = parser.parse_args(arguments)
     if given.where:
         return _run(lambda options: sys.stdout.write(f"{run_root(options)}\n"), given)
-    return _run(lambda options: train(options, fresh=given.fresh), given)
+    return _run(lambda options: train(options, fresh=given.fresh, force=given.force), given)
 
 
 def test_main(arguments: Sequence[str] | None = None) -> int:

@@ -1,18 +1,16 @@
 """The training run: read ``_train`` from top to bottom."""
 
-import difflib
 import gc
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from vsr.config import Options, dump_options
+from vsr.config import Options
 from vsr.data.bad_samples import REPORT, BadSamples
 from vsr.data.loader import build_dataset, build_train_loader
 from vsr.data.overlap import shared_frames
@@ -22,9 +20,9 @@ from vsr.engine.diverged import FaultWatch
 from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.hangs import HangWatch
 from vsr.engine.log import TrainLog
+from vsr.engine.resume import resume
 from vsr.engine.run_folder import RunFolder, write_options
 from vsr.engine.scaling import scale_iterations
-from vsr.engine.stages import starting_weights
 from vsr.engine.stopping import MARKER, StopRequest
 from vsr.engine.validation import Validation
 from vsr.models.restoration import Batch, RestorationModel
@@ -34,12 +32,13 @@ from vsr.utils import dist, logs
 log = logging.getLogger(__name__)
 
 
-def train(options: Options, *, fresh: bool = False) -> None:
+def train(options: Options, *, fresh: bool = False, force: bool = False) -> None:
     """Train as the option file says; an interrupted run of that name is continued.
 
     Args:
         options: A checked option file with a ``train`` section.
         fresh: Start over; the earlier run's folder is archived.
+        force: Continue it although its learning rates are others now.
     """
     if options.train is None:
         raise ValueError("train: expected this section in the option file, found none. Add it, or use test.py.")
@@ -47,11 +46,11 @@ def train(options: Options, *, fresh: bool = False) -> None:
     with closing(RunFolder(options, fresh=fresh)) as folder:
         logs.to_file(folder.root / "train.log")
         log.info("run folder: %s", folder.root)
-        while _train(options, folder, device):
+        while _train(options, folder, device, force=force):
             gc.collect()  # the model that has diverged, before the next one is built
 
 
-def _train(given: Options, folder: RunFolder, device: torch.device) -> bool:
+def _train(given: Options, folder: RunFolder, device: torch.device, *, force: bool = False) -> bool:
     """Run to the end; return whether the run has been set back to an earlier state, and is to be entered anew."""
     assert given.train is not None
     section, accumulate = given.datasets["train"], given.train.accumulate
@@ -70,7 +69,7 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> bool:
         check_disjoint(train_set, val_set)
     dist.wait_for_all()  # looking through the data may take one process much longer than another
 
-    start, draw = resume(model, given, folder)
+    start, draw = resume(model, given, folder, force=force)
     if dist.is_main():
         checkpoint.set_aside(folder.states, start)
         write_options(folder.root, given)  # now that they are known to work, and to fit the states
@@ -137,36 +136,6 @@ def _train(given: Options, folder: RunFolder, device: torch.device) -> bool:
             hangs.go()
     log.info("finished: %d steps. Weights, logs and states: %s", total, folder.root)
     return False
-
-
-def resume(model: RestorationModel, options: Options, folder: RunFolder) -> tuple[int, int]:
-    """Continue from path.resume_state or the run's newest valid state; return the steps and samples done.
-
-    A state that the options name is taken once. When the same command is started again, the run has
-    states of its own that continue it, and goes on from the newest.
-    """
-    path = None
-    if dist.is_main():  # rank 0 chooses: the others might see another file on a shared disk
-        path = options.path.resume_state
-        if path is None or folder.has_taken(path):
-            newest = checkpoint.newest_valid(folder.states)
-            path = str(newest) if newest else path
-    path = dist.broadcast_json(path)
-    if path is None:
-        weights = starting_weights(options)
-        if weights:
-            model.load_pretrained(weights)
-        if model.adversary:
-            model.adversary.load_pretrained()
-        return 0, 0
-    state = checkpoint.load(Path(path))
-    model.load_state_dict(state["model"], path)
-    before, now = str(state.get("options", "")).splitlines(), dump_options(options).splitlines()
-    for line in difflib.unified_diff(before, now, n=0, lineterm=""):
-        if not line.startswith(("---", "+++", "@@")):
-            log.warning("the options differ from the state's: %s %s", line[0], line[1:].strip())
-    log.info("continuing after step %d: %s", state["step"], path)
-    return int(state["step"]), int(state["draw"])
 
 
 def grouped(batches: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
