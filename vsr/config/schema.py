@@ -199,6 +199,7 @@ class ValOptions:
     chunk_overlap: int = 6  # frames that neighbouring chunks share
     tile: int = 0  # side in LQ pixels of the tiles that a frame is restored in; 0: whole frames
     tile_overlap: int = 16  # LQ pixels that neighbouring tiles share
+    auto_tile: bool = True  # where the memory runs out, go on in tiles, halved until they fit; false: that is an error
     self_ensemble: bool = False  # average over the 8 flips and rotations
     flip_seq: bool = False  # networks of whole clips: let a clip follow once more in reverse, average the two results
     center_frame_only: bool = False  # networks of whole clips: of windows, restore all, and measure the middle frame

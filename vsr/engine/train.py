@@ -20,6 +20,7 @@ from vsr.engine.diverged import FaultWatch
 from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.hangs import HangWatch
 from vsr.engine.log import TrainLog
+from vsr.engine.memory import memory_advice
 from vsr.engine.resume import resume
 from vsr.engine.run_folder import RunFolder, write_options
 from vsr.engine.scaling import scale_iterations
@@ -113,7 +114,8 @@ def _train(given: Options, folder: RunFolder, device: torch.device, *, force: bo
         hangs.go()
         for step, batches in enumerate(grouped(bad.watched(loader), accumulate), start=start + 1):
             progress.data_ready()
-            terms = model.train_step(batches, step)
+            with memory_advice(model, batches, step):
+                terms = model.train_step(batches, step)
             draw += draws_a_step
             keys = [key for batch in batches for key in batch["key"]]
             faults.note(step, keys, terms)

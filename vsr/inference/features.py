@@ -55,9 +55,13 @@ class _KeptFeatures:
         if x.shape[:3] != (1, network.num_frame, network.num_in_ch):
             return network(x)  # more than one window at once; or a shape that the network refuses
         before, self.kept = self.kept, []
-        window = [self._features(frame, before) for frame in x.split(1, 1)]
-        pyramid = [torch.stack(level, 1) for level in zip(*window, strict=True)]
-        return network.reconstruct(pyramid, x[:, network.center_frame_idx])
+        try:
+            window = [self._features(frame, before) for frame in x.split(1, 1)]
+            pyramid = [torch.stack(level, 1) for level in zip(*window, strict=True)]
+            return network.reconstruct(pyramid, x[:, network.center_frame_idx])
+        except (RuntimeError, MemoryError):  # where the memory has run out, features must not stand in the way
+            self.kept = []
+            raise
 
     def _features(self, frame: Tensor, before: list[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:
         """Return the features of a frame (1, 1, c, h, w), and keep them for the next window."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.inference.carried import Carried, carries, steps
+from vsr.inference.fallback import Tiling
 from vsr.inference.features import with_kept_features
 from vsr.inference.tiles import Network, padded
 from vsr.utils.windows import generate_frame_indices, shortest_clip
@@ -74,6 +75,7 @@ def restore(
     tile: int = ...,
     tile_overlap: int = ...,
     self_ensemble: bool = ...,
+    tiling: Tiling | None = ...,
     device: torch.device | str | None = ...,
 ) -> Tensor: ...
 @overload
@@ -87,6 +89,7 @@ def restore(
     tile: int = ...,
     tile_overlap: int = ...,
     self_ensemble: bool = ...,
+    tiling: Tiling | None = ...,
     device: torch.device | str | None = ...,
 ) -> Iterator[Tensor]: ...
 def restore(
@@ -99,6 +102,7 @@ def restore(
     tile: int = 0,
     tile_overlap: int = 16,
     self_ensemble: bool = False,
+    tiling: Tiling | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor | Iterator[Tensor]:
     """Restore every frame of a video: as many frames come out as went in, in their order.
@@ -126,6 +130,7 @@ def restore(
             ``carry``, see ``CarryingNetwork``) takes what it knows of all frames before into the next chunk; the
             shared ones are then those that it looks ahead at.
         tile, tile_overlap, self_ensemble: See ``infer``.
+        tiling: In place of tile and tile_overlap: tiles that shrink where the memory does not suffice.
         device: Where to compute; a module is moved there. None: where the network's parameters are.
 
     Returns:
@@ -150,13 +155,20 @@ def restore(
     _check_chunk(chunk, chunk_overlap)
     moved = _Moved(frames, network, device, one_size=temporal != "image")
     carried = Carried(network) if temporal == "clip" and chunk and carries(network) else None  # type: ignore[arg-type]
-    called = carried or (network if tile or self_ensemble else with_kept_features(network))
+    tiling = tiling or Tiling(tile, tile_overlap)
+    whole = network if self_ensemble else with_kept_features(network)
 
     def run(x: Tensor, dims: int, keep: int | None = None) -> Tensor:
+        def at(size: int) -> Tensor:
+            if carried:
+                carried.again()
+            called = carried or (network if size else whole)
+            return infer(called, x[None], tile=size, tile_overlap=tiling.overlap, self_ensemble=self_ensemble)[0]
+
         if carried and keep:
             carried.start(keep)
         with _evaluating(network):
-            y = infer(called, x[None], tile=tile, tile_overlap=tile_overlap, self_ensemble=self_ensemble)[0]
+            y = tiling.run(at, x, multiple=getattr(network, "size_multiple", 1))
         if y.dim() != dims or (temporal == "clip" and len(y) != (keep or len(x))):
             form = "all frames (1, t, 3, h, w)" if temporal == "clip" else "one frame (1, 3, h, w)"
             raise ValueError(

@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from vsr.archs.blocks import checkpoint_activations
 from vsr.config import Options
 from vsr.data.batch_augment import augment_batch, build_batch_augments
-from vsr.inference import infer
+from vsr.inference import Tiling, infer
+from vsr.inference.tiles import Network
 from vsr.models.adversary import Adversary
 from vsr.models.freezing import Freezing
 from vsr.models.gradients import Gradients, autocast
@@ -64,6 +65,8 @@ class RestorationModel:
         if options.val.precision != "float32":
             for metric in self.metrics.values():
                 metric.definition += f", network in {options.val.precision}"
+        val = options.val
+        self.tiling = Tiling(val.tile, val.tile_overlap, shrink=val.auto_tile, option="val.tile")
         self.network_ema: nn.Module | None = None
         if train:
             self._prepare_training()
@@ -304,14 +307,17 @@ class RestorationModel:
 
     def restore(self, batch: Batch) -> Tensor:
         """Restore a prepared batch with ``inference_network``, in tiles and with self-ensemble as options say."""
-        val = self.options.val
-        return infer(
-            self.inference_network,
-            batch["lq"],
-            tile=val.tile,
-            tile_overlap=val.tile_overlap,
-            self_ensemble=val.self_ensemble,
-        )
+        return self._restored(batch["lq"], self_ensemble=self.options.val.self_ensemble)
+
+    def _restored(self, x: Tensor, *, self_ensemble: bool, whole: Network | None = None) -> Tensor:
+        """Restore frames in tiles as val.tile or the memory wants; ``whole`` restores those that are not tiled."""
+        network = self.inference_network
+
+        def at(tile: int) -> Tensor:
+            called, overlap = network if tile or whole is None else whole, self.tiling.overlap
+            return infer(called, x, tile=tile, tile_overlap=overlap, self_ensemble=self_ensemble)
+
+        return self.tiling.run(at, x, multiple=getattr(network, "size_multiple", 1))
 
     def restore_at_precision(self, batch: Batch) -> Tensor:
         """Return what ``restore`` makes of a prepared batch in the precision of val.precision, as float32."""

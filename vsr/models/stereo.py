@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from vsr.config import Options
-from vsr.inference import infer
 from vsr.models.restoration import Batch, RestorationModel
 from vsr.registry import MODELS
 
@@ -53,16 +52,13 @@ class StereoModel(RestorationModel):
         """As RestorationModel.restore; the self-ensemble is of the four flips that keep a pair's geometry."""
         val = self.options.val
 
-        def run(x: Tensor, self_ensemble: bool = False) -> Tensor:
-            network, overlap = self.inference_network, val.tile_overlap
-            return infer(network, x, tile=val.tile, tile_overlap=overlap, self_ensemble=self_ensemble)
-
         if not self.sees_both:
-            return _joined(run(_apart(batch["lq"]), val.self_ensemble))
+            return _joined(self._restored(_apart(batch["lq"]), self_ensemble=val.self_ensemble))
         if not val.self_ensemble:
-            return run(batch["lq"])
+            return self._restored(batch["lq"], self_ensemble=False)
         flips = list(itertools.product((False, True), repeat=2))
-        return torch.stack([_flipped(run(_flipped(batch["lq"], *flip)), *flip) for flip in flips]).mean(0)
+        views = [_flipped(self._restored(_flipped(batch["lq"], *f), self_ensemble=False), *f) for f in flips]
+        return torch.stack(views).mean(0)
 
 
 def _apart(pairs: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from vsr.inference import infer
 from vsr.inference import restore as restore_clip
 from vsr.inference.features import with_kept_features
 from vsr.inference.tiles import Network
@@ -83,11 +82,10 @@ class VideoModel(RestorationModel):
 
     def restore(self, batch: Batch) -> Tensor:
         val = self.options.val
-        whole = not (val.tile or val.self_ensemble)
         whole_clips = getattr(self.network_g, "temporal", "window") == "clip"
         if "frames" not in batch and not whole_clips:  # windows
-            network = self._window_network
-            return infer(network, batch["lq"]) if network is not None and whole else super().restore(batch)
+            whole = None if val.self_ensemble else self._window_network
+            return self._restored(batch["lq"], self_ensemble=val.self_ensemble, whole=whole)
         clips = [self._restore_clip(clip, mirrored=val.flip_seq and whole_clips) for clip in batch["lq"]]
         if "frames" not in batch:  # val.center_frame_only
             return torch.stack([clip[len(clip) // 2] for clip in clips])
@@ -102,8 +100,7 @@ class VideoModel(RestorationModel):
             torch.cat((frames, frames.flip(0))) if mirrored else frames,
             chunk=val.chunk,
             chunk_overlap=val.chunk_overlap,
-            tile=val.tile,
-            tile_overlap=val.tile_overlap,
+            tiling=self.tiling,
             self_ensemble=val.self_ensemble,
             device=self.device,
         )
