@@ -71,9 +71,9 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def pairs(row: Mapping[str, str]) -> Iterable[Pair]:
+def pairs(row: Mapping[str, str], factors: Iterable[str] = SETTINGS) -> Iterable[Pair]:
     """Return each two values of a row, with the factors that they belong to."""
-    return itertools.combinations(((name, row[name]) for name in SETTINGS if name in row), 2)
+    return itertools.combinations(((name, row[name]) for name in factors if name in row), 2)
 
 
 def pairwise(factors: Mapping[str, Sequence[str]]) -> list[Row]:
@@ -93,10 +93,10 @@ def pairwise(factors: Mapping[str, Sequence[str]]) -> list[Row]:
         for name in sorted(factors, key=lambda name: -len(factors[name])):
             if name not in row:
                 values = factors[name]
-                new = {value: sum(pair in missing for pair in pairs({**row, name: value})) for value in values}
+                new = {value: sum(pair in missing for pair in pairs({**row, name: value}, factors)) for value in values}
                 row[name] = min(values, key=lambda value: (-new[value], sum(old[name] == value for old in rows)))
         rows.append(row)
-        for pair in pairs(row):
+        for pair in pairs(row, factors):
             missing.pop(pair, None)
     return rows
 

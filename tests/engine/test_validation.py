@@ -18,6 +18,7 @@ from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.engine.validation import _beats
 from vsr.models.restoration import RestorationModel
+from vsr.models.weights import build_network
 from vsr.utils.records import Record
 
 SHORT = ["train.total_iter=4", "val.val_freq=2", "val.compare_bicubic=false"]
@@ -124,7 +125,8 @@ def test_it_validates_when_asked_to(tiny: Path, tmp_path: Path, monkeypatch: pyt
 def test_a_validation_before_the_first_step_leaves_the_run_as_it_is(tiny: Path, tmp_path: Path) -> None:
     train(options_of(tiny, *SHORT, name="plain"))
     train(options_of(tiny, *SHORT, "val.val_at=[0]", name="asked"))
-    plain, asked = (torch.load(tmp_path / f"experiments/{n}/models/net_g_4.pth", weights_only=True) for n in ("plain", "asked"))  # fmt: skip
+    files = [tmp_path / "experiments" / name / "models" / "net_g_4.pth" for name in ("plain", "asked")]
+    plain, asked = (torch.load(file, weights_only=True) for file in files)
     assert all(torch.equal(plain["params"][name], value) for name, value in asked["params"].items())
 
 
@@ -155,6 +157,35 @@ def test_half_precision_is_near_and_its_figures_say_so(tiny: Path, tmp_path: Pat
         assert any(apart)
         assert max(map(abs, apart)) < 1
         assert f"network in {precision}" in (tmp_path / "results" / "tiny" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("network", "kind"), [("FrameNet", "images"), ("WindowNet", "windows"), ("ClipNet", "clips")])
+def test_tiles_asked_for_in_the_options_give_what_whole_frames_give(
+    tiny: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, kind: str
+) -> None:
+    sets = {
+        "images": f"{{type: PairedImageDataset, dataroot_gt: {clips}/val/c, num_worker_per_gpu: 0}}",
+        "windows": f"{{type: VideoTestDataset, dataroot_gt: {clips}/val, num_frame: 3, num_worker_per_gpu: 0}}",
+        "clips": f"{{type: VideoRecurrentTestDataset, dataroot_gt: {clips}/val, num_worker_per_gpu: 0}}",
+    }
+    overrides = ["train=", "val.val_freq=null", f"datasets={{val: {sets[kind]}}}", f"network_g={{type: {network}}}"]
+    overrides.append(f"model_type={'ImageModel' if kind == 'images' else 'VideoModel'}")
+    options = options_of(tiny, *overrides, f"path.pretrain_network_g={tmp_path}/net.pth")
+    torch.manual_seed(0)
+    torch.save({"params": build_network(options.network_g.as_option()).state_dict()}, tmp_path / "net.pth")
+    called: set[tuple[int, ...]] = set()
+    forward = torch.nn.Conv2d.forward
+    monkeypatch.setattr(
+        torch.nn.Conv2d, "forward", lambda self, x: (called.add(tuple(x.shape[-2:])), forward(self, x))[1]
+    )
+    whole = run_test(options)["val"]
+    assert called == {(16, 24)}
+    called.clear()
+    tile = ["val.tile=12", "val.tile_overlap=8"]  # the networks look 2 pixels far, 3/8 of 8 are 3
+    tiles = run_test(options_of(tiny, *overrides, f"path.pretrain_network_g={tmp_path}/net.pth", *tile))["val"]
+    assert called == {(12, 12)}
+    for one, other in zip(whole, tiles, strict=True):
+        assert one.metrics["psnr"] == pytest.approx(other.metrics["psnr"], abs=1e-3)
 
 
 def test_a_long_validation_tells_how_far_it_is(

@@ -25,6 +25,7 @@ from vsr.models.gradients import Gradients, autocast
 from vsr.models.offset_watch import OffsetWatch
 from vsr.models.terms import Term, describe_terms, term_name
 from vsr.models.weights import build_network, fill, for_inference, read_weights
+from vsr.ops.build import BuildError, find_compiler
 from vsr.optim import build_optimizer, build_schedule
 from vsr.registry import LOSSES, METRICS
 from vsr.utils import dist
@@ -111,6 +112,10 @@ class RestorationModel:
                 raise ValueError(f"train.checkpoint_activations: expected false, as {name} names no part to recompute.")
             checkpoint_activations(self.network_g)
         if options.compile:
+            try:
+                find_compiler("cpu")
+            except BuildError as error:
+                raise ValueError(f"train.compile: expected what torch.compile needs, but {error}.") from error
             self.network_g.compile()
         self.parallel: nn.Module = self.network_g  # what the training step calls; DDP from the first one on
         self.bad_steps_in_a_row = torch.zeros((), device=self.device)
