@@ -2,7 +2,9 @@
 
 import json
 import math
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,3 +53,26 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_run(
     for step in (1, 2, 3):
         progress.step(step, {"pixel": torch.tensor(1.0)}, rate=0.1, keys=[])
     assert progress._failed == {"log.jsonl"}
+
+
+def test_the_share_of_the_time_that_the_loop_waits_for_data_is_told_and_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0], strftime=time.strftime, gmtime=time.gmtime)
+    monkeypatch.setattr("vsr.engine.log.time", clock)
+    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    progress = TrainLog(LoggerOptions(print_freq=2, use_tb_logger=False), tmp_path, start=0, total=10)
+    warnings = []
+    for step, (data, work) in enumerate([(0.05, 0.95)] * 4 + [(0.3, 0.7)] * 4, start=1):
+        now[0] += data
+        progress.data_ready()
+        now[0] += work
+        progress.step(step, {"pixel": torch.tensor(1.0)}, rate=0.1, keys=[])
+        now[0] += 100  # a validation
+        progress.pause()
+        warnings.append(sum("waits for data 30% of the time" in text for text in caplog.messages))
+    assert [(entry["time"], entry["data_time"]) for entry in lines(tmp_path)] == [
+        (pytest.approx(1.0), pytest.approx(data)) for data in (0.05, 0.05, 0.3, 0.3)
+    ]
+    assert warnings == [0, 0, 0, 0, 0, 1, 1, 1]

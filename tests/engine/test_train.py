@@ -1,5 +1,7 @@
 """What stops a run before its first step, and what a broken file does in the middle of one."""
 
+import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from kit import write_frames
 
 from vsr.config import load_options
+from vsr.data.video import VideoTrainDataset
 from vsr.engine.cli import train_main
 from vsr.engine.train import train
 
@@ -100,3 +103,12 @@ def test_tensorboard_gets_scalars_and_pictures(tiny: Path, tmp_path: Path) -> No
     assert np.isfinite([e.value for e in events.Scalars("val/val/psnr")]).all()
     picture = events.Images(tags["images"][0])[0]
     assert (picture.width, picture.height) == (3 * 48, 32)  # input, restored, ground truth side by side
+
+
+def test_the_loop_tells_how_long_it_waits_for_data(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = VideoTrainDataset.__getitem__
+    monkeypatch.setattr(VideoTrainDataset, "__getitem__", lambda *arguments: [time.sleep(0.05), sample(*arguments)][1])
+    train(load_options(tiny, ["train.total_iter=2", "train.accumulate=2", "datasets.val="]))
+    entries = list(map(json.loads, (tmp_path / "experiments/tiny/log.jsonl").read_text().splitlines()))
+    assert len(entries) == 2
+    assert all(0.2 <= entry["data_time"] < entry["time"] for entry in entries)  # two batches of two samples
