@@ -49,4 +49,4 @@ def _advice(model: RestorationModel) -> str:
         ways.append("train.checkpoint_activations: true (the same steps, about a third slower)")
     if options.precision == "float32":
         ways.append("train.precision: bfloat16")
-    return f"Set {', '.join([*ways, 'or a smaller datasets.train.gt_size'])}."
+    return f"Set {', or '.join([*ways, 'a smaller datasets.train.gt_size'])}."

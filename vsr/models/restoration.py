@@ -359,6 +359,9 @@ class RestorationModel:
                     on_frame(key, picture)
                 measured = self.metrics.items() if target is not None else ()
                 values = {name: float(metric.measure(picture, target)) for name, metric in measured}
+                if not torch.isfinite(frame).all():  # a picture has no such number: it would be measured as black
+                    values = dict.fromkeys(values, math.nan)
+                    log.warning("%s: what was restored is not finite; no measure of it counts", key)
                 records.append((key, values, image))
         dist.wait_for_all()  # shares are alike in number, not in time
         return [Record(*record) for part in dist.gather_json(records) for record in part]
