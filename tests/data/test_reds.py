@@ -228,7 +228,17 @@ def test_missing_flows_are_named(reds: Path, flows: str, tmp_path: Path) -> None
     gone.unlink()
     with pytest.raises(FileNotFoundError, match=rf"sample 001/00000002: .*{gone.name}"):
         build("REDSDataset", **roots(reds), dataroot_flow=flows)[2, 0]
-    np.save(folder / "001" / "00000002_00000001.npy", np.zeros((4, 4, 2), np.float32))
+    (folder / "001" / "00000002_00000000.npy").unlink()  # as by FMA-Net's script, which goes one frame far
+    with pytest.raises(
+        FileNotFoundError, match=r"_00000000\.npy: expected .*generate_flow\.py with --distance 2, into a new"
+    ):
+        build("REDSDataset", **roots(reds), dataroot_flow=flows)[2, 0]
+    (folder / "000" / "00000000_00000001.npy").unlink()  # and leaves out the ends
+    with pytest.raises(
+        FileNotFoundError, match=r"_00000001\.npy: expected .*generate_flow\.py with --ends, into a new"
+    ):
+        build("REDSRecurrentDataset", **roots(reds), dataroot_flow=flows, num_frame=5, val_partition=None)[0, 0]
+    np.save(folder / "001" / "00000002_00000000.npy", np.zeros((4, 4, 2), np.float32))
     with pytest.raises(ValueError, match=r"sample 001/00000002: .*expected float32 \(8, 12, 2\)"):
         build("REDSDataset", **roots(reds), dataroot_flow=flows)[2, 0]
     for file in (folder / "239").iterdir():

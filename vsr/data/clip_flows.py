@@ -63,8 +63,23 @@ class ClipFlows:
         for number, (centre, neighbour) in enumerate(pairs):
             if centre != neighbour:
                 name = flow_name(clip.frame(centre), clip.frame(neighbour))
-                flows[number] = region.of(read_flow(os.path.join(self._folders[clip.name], name), clip.size))  # type: ignore[arg-type]
+                file = os.path.join(self._folders[clip.name], name)
+                if not os.path.exists(file):
+                    raise _missing(file, clip, centre, neighbour)
+                flows[number] = region.of(read_flow(file, clip.size))  # type: ignore[arg-type]
         return torch.from_numpy(np.ascontiguousarray(flips.apply_flow(flows)))
+
+
+def _missing(file: str, clip: ClipPair, centre: int, neighbour: int) -> FileNotFoundError:
+    """Say which arguments of the script make a flow that is not there beside others of its clip."""
+    distance = abs(neighbour - centre)
+    arguments = f" --distance {distance}" if distance > 1 else ""
+    if not distance <= centre < len(clip) - distance:  # inner frames alone have flows unless it is told otherwise
+        arguments += " --ends"
+    hint = f" with{arguments}, into a new folder" if arguments else ""
+    return FileNotFoundError(
+        f"{file}: expected a flow file, got none. Make the flows by scripts/generate_flow.py{hint}."
+    )
 
 
 def _belongs(name: str, label: str) -> bool:
