@@ -1,77 +1,152 @@
-"""Option files of BasicSR load unchanged: with the keys of the official ones, and the network that they name."""
+"""Option files of BasicSR and NAFNet load unchanged: with the keys of the official ones, and the network they name."""
 
+import functools
+import logging
+import re
 from pathlib import Path
+from typing import Any
 
+import official_files as official
 import pytest
 import torch
+import yaml
 
 import vsr
-
-# Each network with the keys of its official option file.
-NETWORKS = {
-    "EDSR": """{num_in_ch: 3, num_out_ch: 3, num_feat: 64, num_block: 16, upscale: 4, res_scale: 1, img_range: 255.,
-      rgb_mean: [0.4488, 0.4371, 0.4040], type: EDSR}""",
-    "RCAN": """{num_in_ch: 3, num_out_ch: 3, num_feat: 64, num_group: 10, num_block: 20, squeeze_factor: 16, upscale: 4,
-      res_scale: 1, img_range: 255., rgb_mean: [0.4488, 0.4371, 0.4040], type: RCAN}""",
-    "RRDBNet": "{num_in_ch: 3, num_out_ch: 3, num_feat: 64, num_block: 23, num_grow_ch: 32, type: RRDBNet}",
-    "SwinIR": """{upscale: 4, in_chans: 3, img_size: 48, window_size: 8, img_range: 1., depths: [6, 6, 6, 6, 6, 6],
-      embed_dim: 180, num_heads: [6, 6, 6, 6, 6, 6], mlp_ratio: 2, upsampler: 'pixelshuffle', resi_connection: '1conv',
-      type: SwinIR}""",
-}
-IMAGES = """\
-name: images
-model_type: SRModel
-scale: 4
-num_gpu: auto
-manual_seed: 0
-datasets:
-  train:
-    name: DIV2K
-    type: PairedImageDataset
-    dataroot_gt: datasets/DF2K/DIV2K_train_HR_sub
-    dataroot_lq: datasets/DF2K/DIV2K_train_LR_bicubic_X4_sub
-    meta_info_file: basicsr/data/meta_info/meta_info_DIV2K800sub_GT.txt
-    filename_tmpl: '{}'
-    io_backend: {type: disk}
-    gt_size: 192
-    use_hflip: true
-    use_rot: true
-    use_shuffle: true
-    num_worker_per_gpu: 6
-    batch_size_per_gpu: 4
-    dataset_enlarge_ratio: 1
-    prefetch_mode: ~
-  val:
-    name: DIV2K100
-    type: PairedImageDataset
-    dataroot_gt: datasets/DIV2K/DIV2K_valid_HR
-    dataroot_lq: datasets/DIV2K/DIV2K_valid_LR_bicubic/X4
-    filename_tmpl: '{}x4'
-    io_backend: {type: disk}
-network_g: NETWORK
-path: {pretrain_network_g: ~, param_key_g: params, strict_load_g: true, resume_state: ~}
-train:
-  ema_decay: 0.999
-  optim_g: {type: Adam, lr: !!float 2e-4, weight_decay: 0, betas: [0.9, 0.99]}
-  scheduler: {type: MultiStepLR, milestones: [250000, 400000], gamma: 0.5}
-  total_iter: 500000
-  warmup_iter: -1
-  pixel_opt: {type: L1Loss, loss_weight: 1.0, reduction: mean}
-val:
-  val_freq: !!float 5e3
-  save_img: false
-  metrics: {psnr: {type: calculate_psnr, crop_border: 4, test_y_channel: false, better: higher}}
-logger: {print_freq: 100, save_checkpoint_freq: !!float 5e3, use_tb_logger: true, wandb: {project: ~, resume_id: ~}}
-dist_params: {backend: nccl, port: 29500}
-"""
+from vsr.config import OptionError, Options
+from vsr.config.convert import convert
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_files_of_basicsrs_image_networks_load_unchanged(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.yml"
-    text = IMAGES.replace("SRModel", "SwinIRModel") if name == "SwinIR" else IMAGES
-    path.write_text(text.replace("NETWORK", NETWORKS[name]), encoding="utf-8")
-    options = vsr.load_options(path)
-    assert (options.model_type, options.network_g.type) == ("ImageModel", name)
+def load(folder: Path, file: Any, *overrides: str) -> Options:
+    path = folder / "x.yml"
+    path.write_text(file if isinstance(file, str) else official.text(file), encoding="utf-8")
+    return vsr.load_options(path, overrides)
+
+
+PATHS = {"spynet_path", "edvr_path"}  # of weights, which are read where a network is built
+
+
+@functools.cache  # many of the files name the same
+def scale_of(network: str) -> int:
     with torch.device("meta"):
-        assert vsr.build_network(options.network_g.as_option()).scale == 4
+        scale: int = vsr.build_network(yaml.safe_load(network)).scale
+    return scale
+
+
+@pytest.mark.parametrize("name", official.FILES)
+def test_it_loads_builds_its_network_and_can_be_converted(name: str, tmp_path: Path) -> None:
+    file = official.FILES[name]
+    options = load(tmp_path, file)
+    assert options.model_type in ("ImageModel", "VideoModel", "StereoModel")
+    network = options.network_g.as_option()
+    assert scale_of(yaml.safe_dump(network | dict.fromkeys(PATHS & network.keys()))) == file["scale"]
+    new = convert(tmp_path / "x.yml").text
+    assert load(tmp_path, new) == options
+
+
+@pytest.mark.parametrize("name", [*official.VIDEO, *official.IMAGE])
+def test_the_names_of_basicsrs_earlier_versions_mean_the_same(name: str, tmp_path: Path) -> None:
+    now = official.text(official.FILES[name])
+    formerly = now
+    for new, old in official.FORMERLY.items():
+        formerly = re.sub(rf"\b{new}\b", old, formerly)
+    assert formerly != now
+    assert load(tmp_path, formerly) == load(tmp_path, now)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        ("EDVR_L", "train.ema_decay", 0.999),  # stands among the network's arguments there
+        ("EDVR_L", "train.freeze", {"parts": [], "except": ["fusion"], "until": 50000}),
+        ("EDVR_L", "train.lr_mul", {"dcn": 1.0}),
+        ("EDVR_L", "train.reference_batch", 32),  # 8 GPUs, 4 samples each
+        ("EDVR_L", "train.losses.pixel.reduction", "sum"),
+        ("EDVR_L", "train.scheduler.restart_weights", [1.0, 0.5]),
+        ("EDVR_L", "datasets.val.clips", ["000", "011", "015", "020"]),
+        ("EDVR_M_woTSA", "train.freeze", None),
+        ("BasicVSR_REDS", "train.freeze", {"parts": ["spynet"], "except": [], "until": 5000}),
+        ("IconVSR_Vimeo", "train.freeze", {"parts": ["spynet", "edvr"], "except": [], "until": 5000}),
+        ("BasicVSRPP_REDS", "train.lr_mul", {"spynet": 0.25}),
+        ("BasicVSRPP_REDS", "datasets.train.meta_info_file", None),
+        ("BasicVSR_GAN", "train.lr_mul", {}),  # lr_flow counts beside fix_flow alone
+        ("BasicVSR_GAN", "network_d.input_size", 256),
+        ("IconVSR_Vimeo_test", "val.flip_seq", True),
+        ("IconVSR_Vimeo_test", "val.center_frame_only", True),
+        ("ESRGAN", "train.relativistic", True),
+        ("SRGAN", "train.relativistic", False),
+        ("SwinIR", "train.reference_batch", None),  # num_gpu: auto
+        ("MSRResNet", "val.metrics", {"psnr": {"crop_border": 4, "better": "higher"}}),  # NIQE is left out
+        ("RCAN_test", "val.save_img", True),
+        ("NAFNet", "train.clip_grad", {"norm": 0.01, "value": None}),
+        ("NAFNet", "val.metrics.ssim.ssim3d", True),
+        ("NAFNet", "datasets.train.use_hflip", True),
+        ("EDSR_test", "val.metrics.ssim.ssim3d", False),
+        ("NAFSSR", "model_type", "StereoModel"),
+        ("NAFSSR", "train.batch_augment", []),
+    ],
+)
+def test_a_key_means_what_it_means_there(name: str, place: str, value: Any, tmp_path: Path) -> None:
+    found: Any = yaml.safe_load(vsr.config.dump_options(load(tmp_path, official.FILES[name])))
+    for key in place.split("."):
+        found = found[key]
+    if place == "val.metrics":
+        assert list(found) == list(value)
+        found = {name: {key: found[name][key] for key in entry} for name, entry in value.items()}
+    assert found == value
+
+
+def test_real_esrgans_keys_are_stages_in_the_order_of_its_code(tmp_path: Path) -> None:
+    options = load(tmp_path, official.FILES["RealESRGAN_x4"])
+    train = options.datasets["train"]
+    stages = [stage.as_option() for stage in train.degradations]
+    assert [stage["type"] for stage in stages] == [
+        "USM", "RandomBlur", "RandomResize", "Noise", "JPEG", "RandomBlur", "RandomResize", "Noise", "Shuffle",
+    ]  # fmt: skip
+    assert (stages[1]["prob"], stages[5]["prob"], stages[5]["blur_sigma"]) == (1.0, 0.8, [0.2, 1.5])
+    assert (stages[2]["relative_to"], stages[6]["relative_to"], stages[6]["resize_range"]) == (
+        "input",
+        "lq",
+        [0.3, 1.2],
+    )
+    assert (stages[3]["noise_range"], stages[7]["noise_range"]) == ([1.0, 30.0], [1.0, 25.0])
+    assert stages[8]["groups"] == [
+        [{"type": "Resize", "mode": "random"}, {"type": "SincFilter", "prob": 0.8}],
+        [{"type": "JPEG", "jpeg_range": [30, 95]}],
+    ]
+    assert (train.dataset.type, train.dataset.args["dataroot_lq"], train.dataset.args["gt_size"]) == (
+        "PairedImageDataset",
+        None,
+        256,
+    )
+    assert train.dataset.args["meta_info_file"] == "datasets/DF2K/meta_info/all.txt"
+
+
+def test_what_cannot_be_kept_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="vsr"):
+        assert set(load(tmp_path, official.FILES["LDL"]).train.losses) == {"pixel", "perceptual", "gan"}  # type: ignore[union-attr]
+        load(tmp_path, official.FILES["MSRResNet"])
+    assert "train.ldl_opt: it is left out" in caplog.text
+    assert "val.metrics.niqe: calculate_niqe is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("network", "nearest"),
+    [
+        ({"type": "DUF", "scale": 4, "num_layer": 52, "adapt_official_weights": True}, "EDVR, BasicVSR"),
+        ({"type": "TOFlow", "adapt_official_weights": True}, "EDVR, BasicVSR"),
+        ({"type": "ECBSR", "num_block": 4, "with_idt": False, "act_type": "prelu"}, "SRVGGNetCompact, EDSR"),
+        ({"type": "HiFaceGAN", "num_feat": 48, "use_vae": False}, "RRDBNet"),
+        ({"type": "StyleGAN2Generator", "out_size": 256, "lr_mlp": 0.01}, "RRDBNet"),
+        ({"type": "RIDNet"}, "NAFNet, SwinIR"),
+        ({"type": "DFDNet"}, "RRDBNet"),
+    ],
+)
+def test_a_network_that_is_not_here_ends_in_one_line(network: dict[str, Any], nearest: str, tmp_path: Path) -> None:
+    file = official.FILES["EDSR_test"] | {"model_type": "SomeModel", "network_g": network, "mixing_prob": 0.9}
+    with pytest.raises(OptionError) as caught:
+        load(tmp_path, file)
+    (line,) = caught.value.problems
+    assert f"network_g.type: expected a network of vsr, got '{network['type']}'" in line
+    assert line.endswith(f"Nearest: {nearest}.")
+    replaced = load(tmp_path, official.FILES["EDSR_test"] | {"network_g": network}, f"network_g={official.EDSR}")
+    assert replaced.network_g.type == "EDSR"
