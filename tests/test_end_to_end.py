@@ -218,6 +218,7 @@ def test_the_launch_lines_that_users_have_work(tiny: Path, launcher: list[str]) 
     assert ("ignored: --launcher" in result.stderr) == bool(extra)
 
 
+@pytest.mark.fault
 @pytest.mark.slow
 def test_one_process_continues_the_samples_of_two(tiny: Path, tmp_path: Path) -> None:
     status, output = run("train.py", "-opt", str(tiny), "--set", "train.total_iter=4", world=2)

@@ -38,6 +38,7 @@ def check(experiments: Path, number: int, row: Row) -> None:
     assert (parts / "models" / "net_d_8.pth").is_file() == (row["adversary"] != "none")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("number", "row"), ALONE, ids=[f"row{number}" for number, _ in ALONE])
 def test_stopped_and_continued_it_equals_the_run_that_was_not(
     tiny: Path, tmp_path: Path, number: int, row: Row
@@ -46,6 +47,7 @@ def test_stopped_and_continued_it_equals_the_run_that_was_not(
     check(tmp_path / "experiments", number, row)
 
 
+@pytest.mark.fault
 @pytest.mark.slow
 def test_so_it_does_in_two_processes(tiny: Path, tmp_path: Path) -> None:
     # One start of the two processes serves all rows: each builds its model, its loader and its folder anew.

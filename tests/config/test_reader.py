@@ -115,6 +115,7 @@ def test_every_key_knows_its_line() -> None:
     assert str(root["b"].where("absent")) == "x.yml:3 b.absent"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "text",
     [
@@ -135,6 +136,7 @@ def test_a_value_that_is_none_of_its_kind_is_refused(text: str) -> None:
     assert problem(text).startswith("x.yml:1 a: expected ")
 
 
+@pytest.mark.fault
 def test_an_alias_bomb_is_refused_at_once() -> None:
     rows = [
         f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"

@@ -47,6 +47,7 @@ def test_a_schedule_that_is_gone_is_said_to_be() -> None:
     assert "MyLR" in found
 
 
+@pytest.mark.fault
 def test_other_rates_need_force(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = ["val.val_freq=null", "train.scheduler=null"]
     train(load_options(tiny, [*plain, "train.total_iter=4"]))
@@ -66,6 +67,7 @@ def test_other_rates_need_force(tiny: Path, tmp_path: Path, capsys: pytest.Captu
     assert train_main(["-opt", str(tiny), "--set", *plain, "train.total_iter=10"]) == 0  # no step is left
 
 
+@pytest.mark.fault
 def test_another_batch_and_accumulation_repeat_and_lose_no_sample(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

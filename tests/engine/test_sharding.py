@@ -106,6 +106,7 @@ def alone(files: list[str]) -> dict[str, list[list[object]]]:
     return json.loads(json.dumps(found))
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_records_are_those_of_one_process_whatever_the_shares(kinds: list[str], tmp_path: Path, world: int) -> None:
     expected = alone(kinds)
@@ -133,6 +134,7 @@ dist.shutdown()
 """
 
 
+@pytest.mark.fault
 def test_a_share_that_takes_longer_is_waited_for(tmp_path: Path) -> None:
     run_in_processes(SLOW_SHARE, 2, tmp_path)
     assert len(list(tmp_path.glob("done*"))) == 2

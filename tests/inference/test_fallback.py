@@ -55,6 +55,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) 
     return lambda: [record.getMessage() for record in caplog.records]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "error",
     [
@@ -96,6 +97,7 @@ def test_windows_with_kept_features_fall_back_to_tiles_without() -> None:
     assert torch.equal(result, restore(LimitedWindow(10**9), clip, tile=70))
 
 
+@pytest.mark.fault
 def test_there_is_an_end_to_halving() -> None:
     network = Limited(0)
     with pytest.raises(RuntimeError, match=r"val\.tile: expected memory for tiles of 75 pixels of frames of"):

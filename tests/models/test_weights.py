@@ -18,6 +18,7 @@ def network() -> tiny_networks.WindowNet:
     return tiny_networks.WindowNet()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("entry", ["params", "params_ema", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_every_spelling_of_a_checkpoint_is_read(
@@ -43,6 +44,7 @@ def test_safetensors_are_read(network: tiny_networks.WindowNet, tmp_path: Path) 
     assert torch.equal(read_weights(tmp_path / "net.safetensors")["first.bias"], network.first.bias)
 
 
+@pytest.mark.fault
 def test_a_checkpoint_of_another_network_is_refused_with_names_and_shapes() -> None:
     wide = tiny_networks.WindowNet(width=16).state_dict()
     wide["frist.bias"] = wide.pop("first.bias")
@@ -66,6 +68,7 @@ def test_without_strict_what_fits_is_loaded(network: tiny_networks.WindowNet) ->
         fill(other, {"elsewhere": torch.zeros(1)}, source="net.pth", strict=False)
 
 
+@pytest.mark.fault
 def test_a_checkpoint_that_holds_code_is_not_run(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self):

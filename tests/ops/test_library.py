@@ -72,6 +72,7 @@ def test_without_a_compiler_what_another_machine_compiled_serves(
     assert again().library == first.library
 
 
+@pytest.mark.fault
 def test_no_compiler_is_one_warning_that_names_what_was_looked_for_and_what_to_do(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_build_that_is_killed_leaves_nothing_that_could_be_taken_for_a_library
     assert not left.exists()
 
 
+@pytest.mark.fault
 def test_a_library_that_is_damaged_is_named_and_compiled_anew(
     workshop: Workshop, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,6 +166,7 @@ def test_a_library_that_is_damaged_is_named_and_compiled_anew(
         assert library.refusal(made, workshop.recipe()) == ""
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -195,6 +198,7 @@ def test_a_packaged_library_for_something_else_is_refused_with_the_reason(
     assert warnings(caplog) == []  # said once, when the replacement was made
 
 
+@pytest.mark.fault
 def test_a_library_with_an_unknown_symbol_is_no_crash(workshop: Workshop) -> None:
     workshop.source.write_text('extern "C" int gone(); extern "C" int vsr_answer() { return gone(); }\n')
     state = library.find("cpu")

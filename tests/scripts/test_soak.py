@@ -90,6 +90,7 @@ def test_an_open_file_is_counted() -> None:
     assert before.threads >= 1
 
 
+@pytest.mark.fault
 @pytest.mark.slow
 def test_a_run_is_flat_and_one_that_leaks_is_not(
     run_script, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -144,6 +144,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_archive_is_refused_before_anything_is_written(tmp_path: Path, case: str) -> None:

@@ -100,6 +100,7 @@ def test_a_file_comes_whole_and_alone(server: Server, target: Path, digest: str)
     assert seen[-1] == (len(DATA), len(DATA))
 
 
+@pytest.mark.fault
 def test_a_transfer_that_was_cut_goes_on_where_it_stopped(server: Server, target: Path) -> None:
     server.cut_after = 300_000
     for bytes_there in (300_000, 600_000, 900_000):
@@ -149,6 +150,7 @@ def test_a_piece_that_was_whole_already_is_only_checked(server: Server, target: 
     assert target.read_bytes() == DATA
 
 
+@pytest.mark.fault
 def test_another_file_than_expected_is_deleted(server: Server, target: Path) -> None:
     server.data = b"another file"
     with pytest.raises(ValueError, match=f"begins with {DIGEST}, got {hashlib.sha256(b'another file').hexdigest()}"):
