@@ -46,10 +46,13 @@ def test_one_process_needs_no_group() -> None:
     dist.shutdown()
 
 
-def test_an_error_about_another_process_is_told_from_ones_own() -> None:
+def test_an_error_about_another_process_is_told_from_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     gloo = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:1")
     assert dist.lost_another(gloo)
-    assert dist.lost_another(torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0."))
+    nccl = torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0.")
+    assert not dist.lost_another(nccl)  # that there is nobody where all should meet is news
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    assert dist.lost_another(nccl)
     assert not dist.lost_another(RuntimeError("step 5: 101 steps in a row had a gradient that is not finite"))
     assert not dist.lost_another(ConnectionResetError("Connection reset by peer"))  # of a download, perhaps
 

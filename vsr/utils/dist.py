@@ -86,9 +86,9 @@ def die_with_parent() -> None:
 
 def lost_another(error: BaseException) -> bool:
     """Whether an error says no more than that another process has ended, or does not answer in time."""
-    return isinstance(error, RuntimeError) and (
-        isinstance(error, torch_dist.DistError) or "gloo/transport" in str(error)
-    )
+    if "gloo/transport" in str(error):
+        return isinstance(error, RuntimeError)
+    return isinstance(error, torch_dist.DistError) and torch_dist.is_initialized()  # else they have never met
 
 
 def let_the_first_cause_be_told() -> None:
