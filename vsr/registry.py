@@ -199,6 +199,7 @@ SCHEDULERS = Registry(
         "MultiStepLR": "vsr.optim.schedules",
         "MultiStepRestartLR": "vsr.optim.schedules",
         "CosineAnnealingRestartLR": "vsr.optim.schedules",
+        "CosineAnnealingRestartCyclicLR": "vsr.optim.schedules",
         "TrueCosineAnnealingLR": "vsr.optim.schedules",
         "LinearLR": "vsr.optim.schedules",
         "VibrateLR": "vsr.optim.schedules",

@@ -78,6 +78,21 @@ def test_beyond_its_end_a_schedule_stays_defined() -> None:
     assert build_schedule({"type": "LinearLR", "total_iter": 10}, 1.0)(99) == 0
 
 
+def test_each_period_of_restormers_schedule_has_its_own_lowest_rate() -> None:
+    option = {
+        "type": "CosineAnnealingRestartCyclicLR", "periods": [4, 4], "restart_weights": [1, 1],
+        "eta_mins": [3e-4, 1e-6],
+    }  # fmt: skip
+    schedule = build_schedule(option, base_lr=5e-4)
+    # The end of a period belongs to it: step 5 is at the bottom of the first.
+    found = [schedule(step) for step in (1, 3, 5, 7, 9, 20)]
+    assert found == pytest.approx([5e-4, 4e-4, 3e-4, 2.505e-4, 1e-6, 1e-6])
+    equal = {**option, "eta_mins": [1e-6, 1e-6]}
+    plain = {"type": "CosineAnnealingRestartLR", "periods": [4, 4], "restart_weights": [1, 1], "eta_min": 1e-6}
+    rates = [[build_schedule(o, base_lr=5e-4)(step) for step in range(1, 12)] for o in (equal, plain)]
+    assert rates[0] == rates[1]
+
+
 def test_a_schedule_does_not_remember_its_calls() -> None:
     schedule = build_schedule({"type": "VibrateLR", "total_iter": 800}, 1e-3)
     forwards = [schedule(n) for n in range(1, 801)]
@@ -91,6 +106,10 @@ def test_a_schedule_does_not_remember_its_calls() -> None:
         ({"type": "CosineAnnealingRestartLR", "periods": [], "restart_weights": []}, "periods: expected at least one"),
         ({"type": "CosineAnnealingRestartLR", "periods": [0]}, "periods: expected at least one, each > 0"),
         ({"type": "CosineAnnealingRestartLR", "periods": [5], "eta_min": -1.0}, "eta_min: expected a number >= 0"),
+        (
+            {"type": "CosineAnnealingRestartCyclicLR", "periods": [5, 5], "restart_weights": [1, 1]},
+            "eta_mins: expected 2 numbers",
+        ),
         ({"type": "MultiStepLR", "milestones": [-3]}, "milestones: expected steps >= 0"),
         ({"type": "MultiStepLR", "milestones": [3], "gamma": 0.0}, "gamma: expected a number > 0"),
         ({"type": "MultiStepRestartLR", "milestones": [], "restarts": [5, 2]}, "restarts: expected ascending"),

@@ -127,11 +127,51 @@ class CosineAnnealingRestartLR:
         object.__setattr__(self, "ends", tuple(accumulate(self.periods)))
 
     def __call__(self, step: int) -> float:
-        done = min(max(step - 1, 0), self.ends[-1])
-        index = next(i for i, end in enumerate(self.ends) if done <= end)
-        length, weight = self.periods[index], self.restart_weights[index]
-        phase = (done - (self.ends[index] - length)) / length
-        return self.eta_min + weight * 0.5 * (self.base_lr - self.eta_min) * (1 + math.cos(math.pi * phase))
+        index, height = _height(step, self.periods, self.ends)
+        return self.eta_min + self.restart_weights[index] * 0.5 * (self.base_lr - self.eta_min) * height
+
+
+@SCHEDULERS.register
+@dataclass(frozen=True, kw_only=True)
+class CosineAnnealingRestartCyclicLR:
+    """CosineAnnealingRestartLR with a lowest rate for each period.
+
+    Source: Restormer's code (Zamir et al., CVPR 2022), whose first period only lowers the rate a little.
+
+    Args:
+        base_lr: Learning rate at the top.
+        periods: Lengths in steps.
+        restart_weights: Height of each period, one a period.
+        eta_mins: The lowest rate of each period, one a period.
+    """
+
+    base_lr: float
+    periods: Sequence[int]
+    restart_weights: Sequence[float] = (1.0,)
+    eta_mins: Sequence[float] = (0.0,)
+    ends: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check("periods", "at least one, each > 0", self.periods, bool(self.periods) and min(self.periods) > 0)
+        _check_weights(self.restart_weights, len(self.periods), "periods")
+        wanted = f"{len(self.periods)} numbers, one for each of periods"
+        _check("eta_mins", wanted, self.eta_mins, len(self.eta_mins) == len(self.periods))
+        for eta_min in self.eta_mins:
+            _check_eta_min(eta_min)
+        object.__setattr__(self, "ends", tuple(accumulate(self.periods)))
+
+    def __call__(self, step: int) -> float:
+        index, height = _height(step, self.periods, self.ends)
+        eta_min = self.eta_mins[index]
+        return eta_min + self.restart_weights[index] * 0.5 * (self.base_lr - eta_min) * height
+
+
+def _height(step: int, periods: Sequence[int], ends: Sequence[int]) -> tuple[int, float]:
+    """Return the period that a step lies in, and 1 + the cosine there, from 2 to 0."""
+    done = min(max(step - 1, 0), ends[-1])
+    index = next(i for i, end in enumerate(ends) if done <= end)
+    phase = (done - (ends[index] - periods[index])) / periods[index]
+    return index, 1 + math.cos(math.pi * phase)
 
 
 @SCHEDULERS.register
