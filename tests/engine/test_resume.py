@@ -12,6 +12,7 @@ from vsr.engine.cli import train_main
 from vsr.engine.resume import changed_rates
 from vsr.engine.train import train
 
+pytestmark = pytest.mark.fault
 CONSTANT = {"lr_g": 1e-3, "lr_d": None, "scheduler": None, "warmup_iter": -1, "lr_mul": {}, "samples": 4}
 STEPS = {"type": "MultiStepLR", "milestones": [100, 200], "gamma": 0.5}
 

@@ -12,7 +12,7 @@ from vsr.config import load_options
 from vsr.engine.evaluate import EvaluationSet
 from vsr.registry import MODELS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
 # Weights from the seed; every set of every kind, one after the other, by all processes together.
 SCRIPT = """
