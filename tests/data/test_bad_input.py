@@ -86,6 +86,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "kind", ["VideoTestDataset", "VideoRecurrentTestDataset", "VideoTrainDataset", "PairedImageDataset"]
 )
@@ -317,6 +318,7 @@ def test_blank_lines_and_duplicate_keys_of_an_lmdbs_list(roots: Path) -> None:
 # --- LMDBs and disks ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault
 def test_a_missing_key_is_named_with_the_three_nearest(roots: Path) -> None:
     for root in ("gt", "lq"):
         make_lmdb(Recipe(str(roots / root), str(roots / f"{root}.lmdb"), "raw"))
@@ -330,6 +332,7 @@ def test_a_missing_key_is_named_with_the_three_nearest(roots: Path) -> None:
         read_all(dataset)
 
 
+@pytest.mark.fault
 def test_an_lmdb_that_lost_its_end_or_its_list_is_refused_before_it_is_read(roots: Path) -> None:
     for root in ("gt", "lq"):
         make_lmdb(Recipe(str(roots / root), str(roots / f"{root}.lmdb"), "raw"))
@@ -348,6 +351,7 @@ def test_an_lmdb_that_lost_its_end_or_its_list_is_refused_before_it_is_read(root
         clips(roots, suffix=".lmdb")
 
 
+@pytest.mark.fault
 def test_data_that_nobody_may_write_to_are_read(roots: Path) -> None:
     for root in ("gt", "lq"):
         make_lmdb(Recipe(str(roots / root), str(roots / f"{root}.lmdb"), "tiles", tile=16))

@@ -120,6 +120,7 @@ def test_lists_made_for_folders_fit(tmp_path: Path) -> None:
 # --- faults --------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault
 def test_a_missing_key_is_named_with_its_database_and_the_three_nearest(tmp_path: Path) -> None:
     root, storage = basicsr(tmp_path / "gt.lmdb", images()), LmdbStorage()
     storage.clips(str(root), "dataroot_gt")
@@ -284,6 +285,7 @@ def read_in_child(storage: LmdbStorage, paths: list[str], connection: Any) -> No
     connection.send([int(storage.read(path).sum()) for path in paths])
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("make", "method"),
     [(basicsr, "fork"), (edvr_2019, "fork"), pytest.param(edvr_2019, "spawn", marks=pytest.mark.slow)],

@@ -83,6 +83,7 @@ def test_png_is_as_basicsr_reads_it(clips: Path) -> None:
     assert (cv2.imread(str(clips / "10" / "im2.bmp")) == image).all()
 
 
+@pytest.mark.fault
 def test_the_map_grows_with_what_is_written(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb_writer, "FIRST_MAP", 20000)
     monkeypatch.setattr(lmdb_writer, "BATCH_BYTES", 10000)
