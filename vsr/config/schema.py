@@ -162,7 +162,7 @@ class TrainOptions:
     net_d_reg_every: int = 16  # steps between such penalties, each counting for all of them
     gp_weight: float = 0.0  # of WGAN-GP's penalty on that gradient between real and restored images; 10 in the paper
     max_bad_steps: int = 100  # steps in a row that may be skipped (gradient not finite; offset_watch); one more stops
-    on_divergence: DivergenceOptions = field(default_factory=DivergenceOptions)  # after max_bad_steps
+    on_divergence: DivergenceOptions = field(default_factory=DivergenceOptions)  # or, after them, goes back
     offset_watch: OffsetWatchOptions | None = field(default_factory=OffsetWatchOptions)  # null: not watched
 
 

@@ -50,11 +50,14 @@ class FaultWatch:
         self.model, self.folder, self.read_again, self.options = model, folder, read_again, model.options.train
         self._noted: list[tuple[int, list[str], dict[str, Tensor]]] = []
         self._told_of_row = False  # that the steps before were bad, too
-        actions: list[str] = [self.options.on_divergence.action]
-        if self.options.offset_watch and model.offsets.names:
-            actions.append(self.options.offset_watch.action)
-        self.may_go_back = "roll_back" in actions  # then there has to be a state from before the first step
         self._parts = _known_parts(self.options.on_divergence.parts, [n for n, _ in model.network_g.named_parameters()])
+
+    def needs_state(self, start: int) -> bool:
+        """Whether the run may go back, and has no state of where it begins now to go back to."""
+        watch = self.options.offset_watch if self.model.offsets.names else None
+        if "roll_back" not in (self.options.on_divergence.action, watch and watch.action):
+            return False
+        return dist.any_process(dist.is_main() and not (self.folder.states / f"{start}.json").exists())
 
     def note(self, step: int, keys: list[str], terms: dict[str, Tensor]) -> None:
         """Keep the keys and the terms of a step that is over; nothing waits for the device."""
@@ -100,7 +103,7 @@ class FaultWatch:
             return self._set_back(step, first, fault)
         raise RuntimeError(
             f"step {step}: {fault}. Continue from an earlier state (path.resume_state) with a lower "
-            "train.optim_g.lr, or let train.on_divergence: {action: roll_back} do so."
+            "train.optim_g.lr (--force), or let train.on_divergence: {action: roll_back} do so."
         )
 
     def _fault(self) -> str:

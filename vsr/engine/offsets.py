@@ -30,10 +30,12 @@ def judge_offsets(model: RestorationModel, states: Path, step: int) -> int:
     layer, value = next(iter(beyond.items()))
     others = f" (and {len(beyond) - 1} more layers)" if len(beyond) > 1 else ""
     dropped = "; these steps change nothing" if options.action == "skip" else ""
-    source = "from an earlier state (path.resume_state)"
+    source = "from an earlier state (path.resume_state) by --force"
     if options.action == "stop":  # only then: every state is read to be sure that it is whole
         good = checkpoint.newest_valid(states, before=first)
-        source = f"from {good} (path.resume_state)" if good else "anew (--fresh): there is no state from before that"
+        source = "anew (--fresh): there is no state from before that"
+        if good:
+            source = f"from {good} (path.resume_state) by --force"
     part = "dcn" if "dcn" in layer else layer
     text = (
         f"step {step}: the offsets of {layer}{others} reach {value:.4g} pixels in the mean, more than "

@@ -109,8 +109,8 @@ def _train(given: Options, folder: RunFolder, device: torch.device, *, force: bo
             stop.leave(folder.root, start)
             return False
         faults = FaultWatch(model, folder, read_again)
-        if faults.may_go_back and start == 0:
-            saver.save(0, draw, last=False)
+        if faults.needs_state(start):
+            saver.save(start, draw, last=False)
         hangs.go()
         for step, batches in enumerate(grouped(bad.watched(loader), accumulate), start=start + 1):
             progress.data_ready()

@@ -26,7 +26,7 @@ from vsr.models.offset_watch import OffsetWatch
 from vsr.models.terms import Term, describe_terms, term_name
 from vsr.models.weights import build_network, fill, for_inference, read_weights
 from vsr.ops.build import BuildError, find_compiler
-from vsr.optim import build_optimizer, build_schedule
+from vsr.optim import build_optimizer, build_schedule, load_by_name, state_by_name
 from vsr.registry import LOSSES, METRICS
 from vsr.utils import dist
 from vsr.utils.images import to_uint8
@@ -406,7 +406,7 @@ class RestorationModel:
         return {
             "network_g": self.network_g.state_dict(),
             "network_ema": self.network_ema.state_dict() if self.network_ema is not None else None,
-            "optimizer": {**self.optimizer.state_dict(), "names": self._optimized()},
+            "optimizer": state_by_name(self.optimizer, self.network_g.named_parameters()),
             "gradients": self.gradients.state_dict(),
             "adversary": self.adversary.state_dict() if self.adversary else None,
             "bad_steps_in_a_row": self.bad_steps_in_a_row,
@@ -422,18 +422,10 @@ class RestorationModel:
             fill(self.network_ema, state["network_ema"] or state["network_g"], source=str(source))
         self.roll_backs = list(state.get("roll_backs", ()))
         self.optimizer = self._optimizer()  # by what roll-backs slowed
-        before, names = state["optimizer"], self._optimized()
-        multipliers = [group["lr_mul"] for group in self.optimizer.param_groups]
-        if "names" not in before and [group["lr_mul"] for group in before["param_groups"]] != multipliers:
-            raise ValueError(
-                f"{source}: expected the parameter groups of train.lr_mul, {multipliers}: it was written before states "
-                "knew the names of parameters. Keep lr_mul as it was."
-            )
-        moments = {names.index(n): before["state"].get(i) for i, n in enumerate(before.get("names", names))}
-        moments = {number: moment for number, moment in moments.items() if moment is not None}
-        # betas, weight decay, lr_mul ...: the option file's, not the state's
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        try:
+            load_by_name(self.optimizer, self.network_g.named_parameters(), state["optimizer"])
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
         self.gradients.load_state_dict(state.get("gradients", {}))
         if self.adversary and state.get("adversary") is None:
             log.warning("%s: has no discriminator; network_d starts from where a new run does", source)
@@ -441,11 +433,6 @@ class RestorationModel:
         elif self.adversary:
             self.adversary.load_state_dict(state["adversary"], str(source))
         self.bad_steps_in_a_row.copy_(state["bad_steps_in_a_row"])
-
-    def _optimized(self) -> list[str]:
-        """Return the parameters' names in the order in which the optimiser numbers them: group by group."""
-        names = {parameter: name for name, parameter in self.network_g.named_parameters()}
-        return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def finite(self) -> bool:
         """Whether all weights, averages and statistics are numbers; it waits for the device."""

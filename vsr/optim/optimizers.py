@@ -10,11 +10,12 @@ from torch import nn
 from vsr.registry import OPTIMIZERS, suggest
 
 Groups = Iterable[dict[str, Any]]
+Named = Iterable[tuple[str, nn.Parameter]]
 
 
 def build_optimizer(
     option: Mapping[str, Any],
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    named_parameters: Named,
     lr_mul: Mapping[str, float],
     *,
     slowed: Iterable[tuple[Sequence[str], float]] = (),
@@ -54,6 +55,37 @@ def build_optimizer(
         group = groups.setdefault(factor, {"params": [], "lr": lr * factor, "lr_mul": factor})
         group["params"].append(parameter)
     return OPTIMIZERS.build(option, params=list(groups.values()))
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, named_parameters: Named) -> dict[str, Any]:
+    """Return the optimiser's state with ``names``: of the parameters, as it numbers them."""
+    return {**optimizer.state_dict(), "names": _names(optimizer, named_parameters)}
+
+
+def load_by_name(optimizer: torch.optim.Optimizer, named_parameters: Named, state: Mapping[str, Any]) -> None:
+    """Give parameters the moments that those of their names had; settings and groups stay the optimiser's own.
+
+    Args:
+        state: Of ``state_by_name``; or without names, of an optimiser with the same groups.
+
+    Raises:
+        ValueError: there are neither names nor the same groups.
+    """
+    names, multipliers = _names(optimizer, named_parameters), [group["lr_mul"] for group in optimizer.param_groups]
+    if "names" not in state and [group["lr_mul"] for group in state["param_groups"]] != multipliers:
+        raise ValueError(
+            f"expected the parameter groups of train.lr_mul, {multipliers}: it was written before states knew the "
+            "names of parameters. Keep lr_mul as it was."
+        )
+    moments = {names.index(name): state["state"].get(i) for i, name in enumerate(state.get("names", names))}
+    moments = {number: moment for number, moment in moments.items() if moment is not None}
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _names(optimizer: torch.optim.Optimizer, named_parameters: Named) -> list[str]:
+    """Return the parameters' names in the order in which the optimiser numbers them: group by group."""
+    names = {parameter: name for name, parameter in named_parameters}
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @OPTIMIZERS.register
