@@ -184,6 +184,19 @@ def test_before_the_first_state_a_run_goes_back_to_its_beginning(
     assert "Going back to step 0" in capsys.readouterr().err
 
 
+def test_a_run_that_began_from_the_state_of_another_goes_back_to_where_it_began(
+    tiny: Path, tmp_path: Path, before_step: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(load_options(tiny, [*QUICK, "name=other", "train.total_iter=4"]))
+    before_step(ruin_once_at(5))
+    state = tmp_path / "experiments" / "other" / "training_states" / "4.state"
+    options = [*BACK, f"path.resume_state={state}", "logger.save_checkpoint_freq=8"]
+    assert train_main(["-opt", str(tiny), "--set", *options]) == 0
+    assert "Going back to step 4" in capsys.readouterr().err
+    assert steps_told(tmp_path / "experiments" / "tiny") == [5, 6, 5, 6, 7, 8]
+    assert "roll_backs" not in json.loads(state.with_suffix(".json").read_text()), "the other run's state is its own"
+
+
 def test_weights_that_are_no_numbers_are_not_saved(
     tiny: Path, tmp_path: Path, before_step: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
