@@ -89,6 +89,7 @@ class BasicVSR(Upsampler):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map clips (b, t, 3, h, w), RGB in [0, 1], to (b, t, 3, 4h, 4w), on the CPU if t > cpu_cache_length."""
+        check_clip(x)
         return self.carry(x, None, x.shape[1])[0]
 
     def carry(self, x: Tensor, state: tuple[Tensor, Tensor] | None, keep: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -106,6 +107,8 @@ class BasicVSR(Upsampler):
         """
         check_clip(x)
         b, t, _, h, w = x.shape
+        if not 1 <= keep <= t:
+            raise ValueError(f"keep: expected 1 to {t}, the frames of x, got {keep}.")
         kept_on = torch.device("cpu") if t > self.cpu_cache_length else x.device
         if state is None:
             forward_flows, backward_flows = self.spynet.along(x)
