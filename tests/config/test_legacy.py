@@ -218,6 +218,60 @@ def test_tiles_of_nafnet_have_another_option_here(case: "Case") -> None:
     assert line.startswith("x.yml:24 val.grids: expected false, got true. Use val.tile")
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "scale", "tile"),
+    [(256, 512, 1, {"tile": 256}), (256, 256, 4, {"tile": 64}), (96, 128, 4, {"tile": 24, "tile_overlap": 12})],
+)
+def test_crops_of_nafnets_grids_are_tiles_of_lq(height: int, width: int, scale: int, tile: dict[str, int]) -> None:
+    val = f"{{grids: true, crop_size_h: {height}, crop_size_w: {width}}}"
+    root, problems = parse(f"scale: {scale}\nval: {val}", "x.yml"), list[str]()
+    translate(root, problems)
+    assert (problems, plain(root["val"])) == ([], tile)
+
+
+def test_sizes_of_grids_that_are_off_say_nothing() -> None:
+    root, problems = parse("val: {grids: false, crop_size_h: 256, crop_size_w_ratio: 0.5}", "x.yml"), list[str]()
+    translate(root, problems)
+    assert (problems, plain(root["val"])) == ([], {})
+
+
+def test_steps_with_restarts_are_one_class_there_and_another_here() -> None:
+    schedule = "{type: MultiStepLR, milestones: [5], restarts: [0, 9], restart_weights: [1, 0.5]}"
+    root = parse(f"train: {{scheduler: {schedule}}}", "x.yml")
+    translate(root, [])
+    assert root["train"]["scheduler"]["type"] == "MultiStepRestartLR"
+
+
+def test_a_seed_of_null_is_the_default(case: "Case") -> None:
+    assert case.load(case.good.replace("scale: 4", "scale: 4\nmanual_seed: ~")).manual_seed == 0
+
+
+@pytest.mark.parametrize(("kind", "size"), [("VGGStyleDiscriminator128", 128), ("VGGStyleDiscriminator256", 256)])
+def test_discriminators_of_two_sizes_are_one_class(kind: str, size: int) -> None:
+    root = parse(f"network_d: {{type: {kind}, num_feat: 64, syncbn: true}}", "x.yml")
+    translate(root, [])
+    assert plain(root["network_d"]) == {"type": "VGGStyleDiscriminator", "num_feat": 64, "input_size": size}
+
+
+def test_a_rate_of_the_flow_network_is_a_factor_beside_fix_flow() -> None:
+    root, problems = parse("train: {fix_flow: 5, lr_flow: 1e-5, optim_g: {lr: 1e-4}}", "x.yml"), list[str]()
+    translate(root, problems)
+    assert plain(root["train"]["lr_mul"]) == {"spynet": pytest.approx(0.1)}
+    root = parse("train: {fix_flow: 5, lr_flow: 1e-5}", "x.yml")
+    translate(root, problems)
+    assert problems == [
+        "x.yml:1 train.lr_flow: expected a rate beside optim_g.lr, got 1e-05. Use flow_lr_mul, a factor."
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ["model_type: [1]", "network_g: 3", "network_d: {type: [1]}", "val: {metrics: [1]}", "datasets: [3]",
+             "train: {lr_scheme: MultiStepLR, restarts: 3}", "train: {scheduler: [3]}"],
+)  # fmt: skip
+def test_nonsense_is_left_for_the_check_or_told(line: str) -> None:
+    translate(parse(line, "x.yml"), [])
+
+
 def test_what_basicsr_adds_to_an_lmdb_backend_is_passed_over(case: "Case") -> None:
     backend = (
         "io_backend: {type: lmdb, db_paths: [a.lmdb], client_keys: [lq], readonly: true, lock: false, readahead: ~}"

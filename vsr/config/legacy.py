@@ -102,7 +102,9 @@ def translate(root: Node, problems: list[str], *, over: Node | None = None) -> N
     if root.get("model_type") == "ESRGANModel" and isinstance(train, Node):
         log.info("%s: its losses are train.relativistic: true", root.where("model_type"))
         train.put("relativistic", True, root.where("model_type"))
-    dialect = root.get("model_type") in MODEL_TYPES  # vsr's own files use the same spellings, of which nobody is told
+    dialect = (
+        str(root.get("model_type")) in MODEL_TYPES
+    )  # vsr's own files use the same spellings, of which nobody is told
     _rename_model(root)
     _rename_discriminator(root)
     _drop_ignored(root)
@@ -114,6 +116,7 @@ def translate(root: Node, problems: list[str], *, over: Node | None = None) -> N
         _gather_rates(train, problems, tell=dialect)
         _gather_losses(train, problems, tell=dialect)
         _gather_mixing(train, problems)
+        _mend_schedule(train)
 
 
 def refuse_absent(root: Node) -> None:
@@ -239,6 +242,14 @@ def _mend_edvr(root: Node, problems: list[str]) -> None:
     if isinstance(network, Node) and network.get("type") == "EDVR":
         move(root, "network_g.ema_decay", "train.ema_decay", problems)
         move(root, "network_g.predeblur", "network_g.with_predeblur", problems)
+
+
+def _mend_schedule(train: Node) -> None:
+    """BasicSR has one class under two names; here MultiStepLR is without restarts."""
+    scheduler = train.get("scheduler")
+    if isinstance(scheduler, Node) and scheduler.get("type") == "MultiStepLR" and "restarts" in scheduler:
+        log.info("%s: with restarts it is MultiStepRestartLR", scheduler.where("type"))
+        scheduler["type"] = "MultiStepRestartLR"
 
 
 def _rename_discriminator(root: Node) -> None:

@@ -216,7 +216,10 @@ def _schedule(train: Node, problems: list[str]) -> None:
             log.info("%s: restart_weights begin with that of the first period, 1", at)
             scheduler.put("restart_weights", [1, *(weights or [1] * (len(periods) - 1))], at)
     elif restarts:  # MultiStepLR
-        weights, _ = scheduler.take("restart_weights") if scheduler.get("restart_weights") else ([1] * len(restarts), 0)
+        weights = scheduler.get("restart_weights") or [1] * (len(restarts) if isinstance(restarts, list) else 0)
+        if not isinstance(restarts, list) or not isinstance(weights, list):
+            problems.append(f"{mark}: expected a list, and one of restart_weights, got {show(restarts)}. Correct them.")
+            return
         log.info("%s: with restarts it is MultiStepRestartLR", mark)
         scheduler["type"] = "MultiStepRestartLR"
         scheduler.put("restarts", [0, *restarts], mark)

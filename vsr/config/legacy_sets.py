@@ -25,6 +25,16 @@ _UNUSED = {
     ("VideoRecurrentTestDataset", "padding"): "whole clips need no frames beyond their ends",
 }
 
+# Keys that mean nothing with one value, and have no counterpart with any other.
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "mean": (None, [0, 0, 0]),
+    "std": (None, [1, 1, 1]),
+    "flip_LR": (False,),
+    "inverse_RGB": (False,),
+    "naive_inverse_RGB": (False,),
+}
+_PAIRS = ("PairedImageDataset", "PairedStereoImageDataset", "SingleImageDataset")
+
 
 def translate_sets(root: Node) -> None:
     """Rewrite the data sets of an option file in place, each change with a line in the log."""
@@ -33,6 +43,8 @@ def translate_sets(root: Node) -> None:
             if dataset.get("type") == kind and key in dataset:
                 _, mark = dataset.take(key)
                 log.info("%s: it is not used: %s", mark, instead)
+        _drop_neutral(dataset)
+        _read_files(dataset)
         folder, _, name = str(dataset.get("meta_info_file") or "").rpartition("/")
         if not folder.endswith("meta_info") or name not in _LISTS:
             continue
@@ -43,3 +55,21 @@ def translate_sets(root: Node) -> None:
         else:
             log.info("%s: BasicSR's list is clips: [%s]", mark, ", ".join(clips))
             dataset.put("clips", clips, mark)
+
+
+def _drop_neutral(dataset: Node) -> None:
+    for key, values in _NEUTRAL.items():
+        if dataset.get("type") in _PAIRS and key in dataset and dataset[key] in values:
+            _, mark = dataset.take(key)
+            log.info("%s: it is not used: with this value it changes nothing", mark)
+
+
+def _read_files(dataset: Node) -> None:
+    """Memcached keeps files in the memory of a cluster; without it they are files."""
+    backend = dataset.get("io_backend")
+    if isinstance(backend, Node) and backend.get("type") == "memcached":
+        log.info("%s: there is no memcached here; the files are read", backend.where("type"))
+        backend["type"] = "disk"
+        for key in ("server_list_cfg", "client_cfg", "sys_path"):
+            if key in backend:
+                backend.take(key)
