@@ -44,7 +44,7 @@ def test_both_networks_learn_from_every_form(tiny: Path, form: str, relativistic
 
 
 def test_a_discriminator_that_learns_alone_tells_the_two_kinds_apart(tiny: Path) -> None:
-    for form in ("vanilla", "lsgan", "hinge", "wgan_softplus", "wgan"):
+    for form in ("vanilla", "wgan"):
         loss = f"train.losses.gan={FORMS[form]}"
         alone = [*GAN[:2], loss, "train.net_d_init_iters=10", "train.total_iter=20", "train.scheduler=null"]
         model = make_model(tiny, *alone, "train.optim_d.lr=5e-3")
