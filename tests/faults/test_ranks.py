@@ -1,5 +1,6 @@
 """A process of several that dies, fails or hangs: the others end, the first cause is told, nothing is left running."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -110,4 +111,24 @@ def test_two_machines_meet_by_c10d(tiny: Path, tmp_path: Path) -> None:
             kill(agent)
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     assert "2 processes x batch 2" in "".join(outputs)
+    assert sorted(history(tmp_path / "experiments" / "tiny")) == list(range(1, 9))
+
+
+def test_two_tasks_of_srun_train_together(tiny: Path, tmp_path: Path) -> None:
+    job = {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NODEID": "0",
+        "SLURM_TASKS_PER_NODE": "2", "SLURM_NODELIST": "localhost",
+    }  # fmt: skip
+    tasks = [
+        launch("train.py", "-opt", str(tiny), environment={**job, "SLURM_PROCID": number, "SLURM_LOCALID": number})
+        for number in ("0", "1")
+    ]
+    try:
+        outputs = [task.communicate(timeout=120)[0] for task in tasks]
+    finally:
+        for task in tasks:
+            kill(task)
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert "2 processes x batch 2" in outputs[0]
+    assert outputs[1] == ""  # rank 0 speaks
     assert sorted(history(tmp_path / "experiments" / "tiny")) == list(range(1, 9))
