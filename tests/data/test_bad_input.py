@@ -14,7 +14,6 @@ import pytest
 from faultkit import make_read_only, tmpfs
 from PIL import Image
 
-from vsr.data.clips import gaps, read_clip_list, read_image_list
 from vsr.data.encodings import ENCODINGS
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.registry import DATASETS
@@ -220,27 +219,6 @@ def test_a_gap_in_an_lmdb_is_refused_too(roots: Path, encoding: str) -> None:
         clips(roots, suffix=".lmdb")
 
 
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["0.png", "1.png", "2.png", "3.png"], []),
-        (["0.png", "1.png", "3.png", "4.png"], [("1.png", "3.png", 1)]),
-        (["008.jpg", "009.jpg", "010.jpg", "110.jpg", "112.jpg"], []),  # two of four steps: which is the rule?
-        (["008.jpg", "009.jpg", "010.jpg", "011.jpg", "110.jpg", "111.jpg"], [("011.jpg", "110.jpg", 98)]),
-        (["00.png", "02.png", "04.png", "06.png"], []),
-        (["00.png", "02.png", "04.png", "08.png"], [("04.png", "08.png", 1)]),
-        (["f_1_x4.png", "f_2_x4.png", "f_3_x4.png", "f_9_x4.png"], []),  # the last number is another one
-        (["1305031102.175304.png", "1305031102.211214.png", "1305031102.243211.png", "1305031102.275326.png"], []),
-        (["a.png", "b.png", "d.png", "e.png"], []),
-        (["0.png", "1.png", "3.png"], []),
-        (["0.png", "7.png"], []),
-        ([], []),
-    ],
-)  # fmt: skip
-def test_gaps_are_told_where_names_tell_them(names: list[str], expected: list[tuple[str, str, int]]) -> None:
-    assert gaps(names) == expected
-
-
 def test_several_gaps_are_counted(roots: Path) -> None:
     rng = np.random.default_rng(0)
     for root, size in (("gt", (32, 48)), ("lq", (16, 24))):
@@ -292,15 +270,6 @@ def test_images_with_the_longest_names_are_paired_restored_and_listed(roots: Pat
     assert [sample["key"] for sample in read_all(dataset)] == [f"a/{name}"]
     write_image(roots / f"{name}.png", np.zeros((2, 2, 3), np.uint8))
     assert (roots / f"{name}.png").is_file()
-
-
-def test_blank_lines_and_line_ends_of_windows_do_not_matter(tmp_path: Path) -> None:
-    (tmp_path / "clips.txt").write_bytes(
-        b"\xef\xbb\xbf000 100 (720,1280,3)\r\n\r\n  \r\n001 50 (720,1280,3)\r\n\r\n\r\n"
-    )
-    assert read_clip_list(str(tmp_path / "clips.txt")) == {"000": 100, "001": 50}
-    (tmp_path / "images.txt").write_text("\n0001_s001.png (480,480,3)\n\n\n a b.png \n\t\n")
-    assert read_image_list(str(tmp_path / "images.txt")) == ["0001_s001.png", "a b.png"]
 
 
 def test_blank_lines_and_duplicate_keys_of_an_lmdbs_list(roots: Path) -> None:

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vsr.data.clips import ClipSet, read_clip_list, read_image_list
+from vsr.data.clips import ClipSet
 
 NOTHING = {
     "dataroot_lq": None, "scale": 4, "gt_downscale": 1, "filename_tmpl": "{}", "meta_info_file": None,
@@ -100,33 +100,6 @@ def test_a_list_of_clips_chooses_clips_and_first_frames(gt: Path, tmp_path: Path
     listed.write_text("c 5\n")
     with pytest.raises(ValueError, match=r"meta_info_file .*meta.txt: expected a name in the data set, got 'c'"):
         clip_set(gt, meta_info_file=listed)
-
-
-def test_lists_of_the_official_form_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "meta.txt"
-    path.write_text("00001/0001 7 (256,448,3)\nmy clip 3\n")
-    assert read_clip_list(str(path)) == {"00001/0001": 7, "my clip": 3}
-    path.write_text("0001_s001.png (480,480,3)\n\nmy image (1).png\ngrey.png (480,480)\n")
-    assert read_image_list(str(path)) == ["0001_s001.png", "my image (1).png", "grey.png"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (b"000 100 (1,2,3)\n\n001 many\n", r"meta.txt:3: expected 'folder n \(h,w,c\)', got '001 many'"),
-        (b"000 1\n000 2\n", "meta.txt:2: expected each name once, got '000' again"),
-        (b"\n \n", "meta.txt: expected lines .*, got an empty file"),
-        (b"\x89PNG\xff", "meta.txt: expected a text file in UTF-8"),
-    ],
-)
-def test_a_wrong_list_is_refused_with_file_and_line(tmp_path: Path, text: bytes, message: str) -> None:
-    (tmp_path / "meta.txt").write_bytes(text)
-    with pytest.raises(ValueError, match=message):
-        read_clip_list(str(tmp_path / "meta.txt"))
-    with pytest.raises(FileNotFoundError, match="meta_info_file"):
-        read_clip_list(str(tmp_path / "none.txt"))
-    with pytest.raises(ValueError, match="meta_info_file: expected a text file, got the folder"):
-        read_clip_list(str(tmp_path))
 
 
 def test_missing_and_superfluous_lq_clips_are_named_both_ways(gt: Path, write_clip: Any) -> None:

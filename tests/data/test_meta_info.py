@@ -5,9 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vsr.data.clips import read_clip_list, read_image_list
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.meta_info import meta_info, write_meta_info
+from vsr.data.names import read_clip_list, read_image_list
 from vsr.data.paired_image import PairedImageDataset
 from vsr.data.video import VideoTestDataset
 from vsr.utils.images import write_image

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from vsr.config.schema import Component, DatasetOptions
-from vsr.data.clips import gaps, read_clip_list, read_image_list
 from vsr.data.fingerprint import Image
+from vsr.data.names import gaps, read_clip_list, read_image_list
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.storage import RootStorage, existing, in_order, list_roots, open_storage, stem
 from vsr.registry import DATASETS

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from vsr.data.augment import Region
-from vsr.data.clips import check_template, first_duplicate, pick, same_names
 from vsr.data.encodings import TILE, encode
+from vsr.data.names import check_template, first_duplicate, pick, same_names
 from vsr.data.storage import existing, in_order, stem, walk
 from vsr.data.video_cache import check_count, open_video
 from vsr.utils.images import VIDEO_SUFFIXES, Frame, image_size, read_image

@@ -9,17 +9,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from vsr.data.augment import draw_flips, draw_region
-from vsr.data.clips import (
-    check_crop,
-    check_roots,
-    check_seed,
-    check_template,
-    first_duplicate,
-    pick,
-    read_image_list,
-    same_names,
-)
+from vsr.data.clips import check_crop, check_roots, check_seed
 from vsr.data.degradations import build_degradations
+from vsr.data.names import check_template, first_duplicate, pick, read_image_list, same_names
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.sample import Sample, naming, stacked
 from vsr.data.storage import RootPair, existing, open_storage, pair_roots, stem

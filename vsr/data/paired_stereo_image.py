@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vsr.data.augment import Planes, Region, draw_stereo_flips, draw_stereo_regions
-from vsr.data.clips import check_roots, check_seed, pick, read_image_list, same_names
+from vsr.data.clips import check_roots, check_seed
+from vsr.data.names import pick, read_image_list, same_names
 from vsr.data.paired_image import CHECKED_AT_START
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.sample import Sample, naming, stacked

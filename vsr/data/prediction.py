@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from vsr.data.clips import check_seed, first_duplicate, gaps
+from vsr.data.clips import check_seed
+from vsr.data.names import first_duplicate, gaps
 from vsr.data.pairs import Pair, PairReader, free_memory
 from vsr.data.prediction_lists import (
     PARTITIONS,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from vsr.data.clips import first_duplicate, pick, read_image_list
+from vsr.data.names import first_duplicate, pick, read_image_list
 from vsr.data.pairs import Pair, PairReader
 from vsr.data.sample import Sample, naming, stacked
 from vsr.data.storage import existing, in_order, open_storage, stem, walk

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsr.data.clips import pick, read_image_list
+from vsr.data.names import pick, read_image_list
 from vsr.data.storage import existing, in_order, stem
 from vsr.utils.images import IMAGE_SUFFIXES, image_size
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vsr.data.clips import pick, read_image_list
+from vsr.data.names import pick, read_image_list
 from vsr.data.stereo_files import KITTI, find_kitti, find_marked
 from vsr.data.stereo_patches import PairSet, make_patches, make_test_set
 from vsr.data.storage import existing

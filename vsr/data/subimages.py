@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import cv2
 
 from vsr.data.augment import Region
-from vsr.data.clips import check_template, first_duplicate
 from vsr.data.lmdb_sources import CutSources
 from vsr.data.lmdb_writer import Recipe, make_lmdb
+from vsr.data.names import check_template, first_duplicate
 from vsr.data.prepare import run_jobs, target_folder, write_once
 from vsr.data.storage import DiskStorage, existing, stem
 from vsr.utils.files import way_to

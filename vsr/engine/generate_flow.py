@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from vsr.data.clips import first_duplicate
 from vsr.data.flow import PRESETS, default_flow_root, dis_flow, flow_name, flow_pairs, read_flow, write_flow
+from vsr.data.names import first_duplicate
 from vsr.data.prepare import run_jobs, target_folder
 from vsr.data.sample import naming
 from vsr.data.storage import Clip, Storage, existing, open_storage, stem
