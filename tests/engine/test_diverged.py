@@ -12,6 +12,7 @@ from kit import assert_same_run, final_state, history, steps_told
 from torch import nn
 
 from vsr.config import OptionError, load_options
+from vsr.data.sampler import TrainSampler
 from vsr.engine.cli import train_main
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
@@ -89,6 +90,22 @@ def test_a_broken_sample_is_named_whether_its_step_was_the_last_before_the_look_
     assert list((roots["often"] / "bad_steps").iterdir()) == [roots["often"] / "bad_steps" / "step_3.json"]
 
 
+def test_a_step_that_cannot_be_looked_into_ends_no_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: Any) -> None:
+        raise FileNotFoundError("the disk is gone")
+
+    monkeypatch.setenv("BAD_DRAWS", "1")
+    monkeypatch.setattr(TrainSampler, "part", gone)
+    options = [*QUICK, *BROKEN, "logger.print_freq=2", "train.total_iter=2"]
+    assert train_main(["-opt", str(tiny), "--set", *options]) == 0
+    assert "step 1 could not be looked into: the disk is gone" in capsys.readouterr().err
+    rank = report(tmp_path / "experiments" / "tiny", 1)["ranks"][0]
+    assert rank["error"] == "the disk is gone"
+    assert rank["steps"][0]["terms"]["pixel"] == "nan"
+
+
 def test_a_run_that_stops_leaves_a_report_with_the_first_bad_layer(
     tiny: Path, tmp_path: Path, before_step: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +149,8 @@ class StopHereError(Exception):
     pass
 
 
-@pytest.mark.parametrize("when", [5, 7])  # right after going back, before a state knows of it; and with one that does
+# Right after going back, before a state knows of it; and with one that does.
+@pytest.mark.parametrize("when", [5, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_run_that_went_back_and_was_stopped_continues_exactly(
     tiny: Path, tmp_path: Path, before_step: Any, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:

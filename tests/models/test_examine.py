@@ -95,7 +95,9 @@ def test_a_norm_that_is_too_large_is_a_fault_of_no_layer(tiny: Path) -> None:
     assert "too large" in describe(found["first_bad"])
 
 
-@pytest.mark.parametrize("override", ["train.checkpoint_activations=true", "train.compile=true"])
+@pytest.mark.parametrize(
+    "override", ["train.checkpoint_activations=true", pytest.param("train.compile=true", marks=pytest.mark.slow)]
+)
 def test_recomputed_and_compiled_networks_are_looked_into_as_others(tiny: Path, override: str) -> None:
     model = make_model(tiny, override)
     nn.init.constant_(model.network_g.last.weight, 3e38)

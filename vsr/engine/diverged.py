@@ -50,6 +50,8 @@ class FaultWatch:
         self.model, self.folder, self.read_again, self.options = model, folder, read_again, model.options.train
         self._noted: list[tuple[int, list[str], dict[str, Tensor]]] = []
         self._told_of_row = False  # that the steps before were bad, too
+        watch = model.offsets
+        self._drops = bool(watch.options and watch.options.action == "skip" and watch.names)  # finite steps, too
         self._parts = _known_parts(self.options.on_divergence.parts, [n for n, _ in model.network_g.named_parameters()])
 
     def needs_state(self, start: int) -> bool:
@@ -107,9 +109,8 @@ class FaultWatch:
         )
 
     def _fault(self) -> str:
-        watch = self.model.offsets
-        drops = watch.options is not None and watch.options.action == "skip" and watch.names
-        return "a gradient that is not finite" + (", or offsets above train.offset_watch.limit" if drops else "")
+        more = ", or offsets above train.offset_watch.limit" if self._drops else ""
+        return f"a gradient that is not finite{more}"
 
     # ---------------------------------------------------------------- what it was
 
@@ -117,13 +118,17 @@ class FaultWatch:
         """Warn of bad steps; look into the last one, and write what is found, if that is news. Return it in words."""
         steps = [number for number, _, _ in bad]
         log.warning("%s had %s: nothing was changed", _steps(steps), self._fault())
-        broken = any(not math.isfinite(float(terms["grad_norm"])) for _, _, terms in bad)
+        broken = not self._drops or any(not math.isfinite(float(terms["grad_norm"])) for _, _, terms in bad)
         files = len(list((self.folder.root / FOLDER).glob("*.json"))) if dist.is_main() else 0
         news = broken and not self._told_of_row and files < MOST_FILES
         if not (stops or dist.any_process(dist.is_main() and news)):
             return ""
         last = steps[-1]
-        found = examine(self.model, batches if last == step else self.read_again(last), last)
+        try:
+            found = examine(self.model, batches if last == step else self.read_again(last), last)
+        except (OSError, ValueError, RuntimeError) as error:  # a report is not worth a run
+            log.warning("step %d could not be looked into: %s", last, error)
+            found = {"first_bad": None, "error": str(error)}
         values = [{"step": n, "keys": keys, "terms": _plain_numbers(terms)} for n, keys, terms in bad]
         ranks = dist.gather_json({"rank": dist.rank(), **found, "steps": values})
         culprit = next((rank for rank in ranks if rank["first_bad"]), None)
@@ -147,7 +152,7 @@ class FaultWatch:
                 path.parent.mkdir(exist_ok=True)
                 with atomic_write(path, "w") as file:
                     json.dump(content, file, indent=1, allow_nan=False)
-            except OSError as error:  # a report is not worth a run
+            except OSError as error:
                 log.warning("%s: could not be written: %s", path, error)
         where = f"process {culprit['rank']}: " if culprit and len(ranks) > 1 else ""
         text = f"step {last}: {where}{describe(culprit['first_bad'] if culprit else None)}; see {path}"
