@@ -49,7 +49,7 @@ class Use:
     files: int  # open descriptors: files, sockets, pipes
     threads: int
     children: int  # the loader's workers
-    workers: float  # MB that they hold for themselves: pages that they share with others are counted by parts
+    workers: float  # MB, the sum of their resident memory: pages that they share count for each
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,12 @@ def watch(arguments: Sequence[str], train_script: Path, log_file: Path, ranks: i
 
 def read_use(pid: int, step: int) -> Use:
     """Read from /proc what a process uses."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    children, workers = _children(pid), 0.0
+    status, children, workers = _status(pid), _children(pid), 0.0
     for child in children:
-        with contextlib.suppress(OSError):
-            lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()
-            workers += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
+        with contextlib.suppress(OSError, KeyError):
+            workers += _resident(_status(child))
     return Use(
-        step=step, memory=int(status["VmRSS"].split()[0]) / 1e3, files=len(os.listdir(f"/proc/{pid}/fd")),
+        step=step, memory=_resident(status), files=len(os.listdir(f"/proc/{pid}/fd")),
         threads=int(status["Threads"]), children=len(children), workers=workers,
     )  # fmt: skip
 
@@ -198,6 +196,14 @@ def _last_step(log_file: Path) -> int:
             with contextlib.suppress(ValueError, KeyError):
                 return int(json.loads(line)["step"])
     return 0
+
+
+def _status(pid: int) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+
+
+def _resident(status: dict[str, str]) -> float:
+    return int(status["VmRSS"].split()[0]) / 1e3  # absent of a process that has ended
 
 
 def _children(pid: int) -> list[int]:
