@@ -38,8 +38,12 @@ def test_every_key_of_a_section_has_its_meaning() -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_schema_accepts_every_shipped_file_and_its_complete_copy(file: str, validator: Any, tmp_path: Path) -> None:
+def test_the_schema_accepts_every_shipped_file(file: str, validator: Any) -> None:
     assert [error.message for error in validator.iter_errors(plain(read_file(ROOT / file)))] == []
+
+
+@pytest.mark.parametrize("file", {Path(file).parent: file for file in FILES}.values())  # one of each folder
+def test_the_schema_accepts_complete_copies(file: str, validator: Any, tmp_path: Path) -> None:
     complete = tmp_path / "complete.yml"
     complete.write_text(dump_options(load_options(ROOT / file)), encoding="utf-8")
     assert [error.message for error in validator.iter_errors(plain(read_file(complete)))] == []
