@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit import ROOT
+from faultkit import in_child
 from torch.utils.data import Dataset
 
 from vsr.config.schema import Component, DatasetOptions
@@ -50,6 +49,8 @@ class Troubled(Dataset[dict[str, Any]]):
             raise KeyError("wrong")
         if self.trouble == "exits":
             os._exit(3)
+        if self.trouble == "leaves":
+            os._exit(0)
         if self.trouble == "hangs":
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})  # as if in the system
             time.sleep(60)
@@ -61,6 +62,7 @@ CASES = {
     "SIGSEGV": (WorkerError, r"process \d+\) was killed \(SIGSEGV\) at SAMPLE, file FILE\. A broken file"),
     "SIGBUS": (WorkerError, r"process \d+\) was killed \(SIGBUS\) at SAMPLE, file FILE\. Shared memory"),
     "exits": (WorkerError, r"process \d+\) ended by itself \(exit status 3\) at SAMPLE, file FILE"),
+    "leaves": (WorkerError, r"process \d+\) ended by itself \(exit status 0\) at SAMPLE, file FILE"),
     "hangs": (WorkerError, r"within 0\.5 s .*process \d+\) has been at SAMPLE, file FILE for \d+ s\..*network"),
     "raises": (ValueError, r"sample clip/0003: FILE: expected an image"),
     "misses": (FileNotFoundError, r"sample clip/0003: FILE: expected a file"),
@@ -150,37 +152,33 @@ def test_what_a_loader_left_unfinished_is_closed() -> None:
     assert children() <= before
 
 
-ORPHANS = """
-import os, sys, time
-import torch
-from vsr.data.workers import WatchedLoader
-from torch.utils.data import Dataset
-
-class Long(Dataset):
-    def __len__(self): return 100
-    def __getitem__(self, i):
-        if i > 1: time.sleep(100)
-        return torch.tensor([os.getpid()])
-
-loader = WatchedLoader(Long(), key="train", num_workers=2, timeout=60, prefetch_factor=2)
-batches = iter(loader)
-print(int(next(batches)), int(next(batches)), flush=True)
-time.sleep(100)
-"""
+def runs(pid: int) -> bool:
+    """Whether a process is there, and more than a name that nobody has taken off the list."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process of its parent's end")
-def test_the_workers_of_a_killed_process_end_with_it() -> None:
-    process = subprocess.Popen([sys.executable, "-c", ORPHANS], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        workers = [int(pid) for pid in process.stdout.readline().split()]
-        assert len(workers) == 2
-    finally:
-        process.kill()
-        process.wait()
+def test_the_workers_of_a_killed_process_end_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "workers"
+
+    class Long(Troubled):
+        def fail(self) -> None:
+            time.sleep(100)
+
+    def killed() -> None:
+        section = DatasetOptions(dataset=Component(type="x"), num_worker_per_gpu=2)
+        batches = iter(build_val_loader(Long(""), section, rank=0, world_size=1, pin_memory=False))
+        note.write_text(" ".join(str(int(next(batches)["lq"][0, 1])) for _ in range(2)))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(killed) == -signal.SIGKILL
+    workers = [int(pid) for pid in note.read_text().split()]
+    assert len(set(workers)) == 2
     end = time.monotonic() + 3
-    while left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+    while left := [pid for pid in workers if runs(pid)]:
         assert time.monotonic() < end, left
         time.sleep(0.05)
 

@@ -119,7 +119,7 @@ class WatchedLoader(DataLoader[Any]):
     def _dead(self, batches: Any, *, wait: float) -> str | None:
         """Say which worker has died, and at what; None: none has."""
         end = time.monotonic() + wait
-        while not (dead := [i for i, worker in enumerate(batches._workers) if worker.exitcode]):
+        while not (dead := [i for i, worker in enumerate(batches._workers) if worker.exitcode is not None]):
             if time.monotonic() > end:
                 return None
             time.sleep(0.01)
