@@ -1,7 +1,7 @@
 """Write option files of BasicSR, NAFNet, or EDVR's and mmsr's code of 2019 in vsr's vocabulary.
 
 python scripts/convert_options.py OLD.yml [-o NEW.yml]     without -o it is printed
-python scripts/convert_options.py FOLDER -o NEW_FOLDER     every .yml below it
+python scripts/convert_options.py FOLDER -o NEW_FOLDER     every .yml and .yaml below it
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> int:
     logs.setup()
     if not given.old.is_dir():
         return 0 if _one(given.old, given.output, force=given.force) else 1
-    files = sorted(given.old.rglob("*.yml"))
+    files = sorted(path for path in given.old.rglob("*") if path.suffix in (".yml", ".yaml"))
     if given.output is None or not files:
         wanted = "-o FOLDER beside a folder" if files else "a folder with .yml files"
         print(f"error: {given.old}: expected {wanted}, got none.", file=sys.stderr)

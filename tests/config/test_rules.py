@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def test_every_bound_stands_for_a_key_of_the_schema(pattern: str) -> None:
     hint: Any = Options
     for part in pattern.split("."):
-        hint = typing.get_args(hint)[1] if part == "*" else typing.get_type_hints(hint)[part]
+        hint = typing.get_args(hint)[-1] if part == "*" else typing.get_type_hints(hint)[part]
         hint = next(
             (
                 arg
