@@ -50,14 +50,14 @@ def write_clips(root: Path, **counts: int) -> Path:
 @pytest.mark.fault
 def test_a_run_that_was_killed_goes_on_to_the_same_files(tmp_path: Path) -> None:
     root = write_clips(tmp_path / "train_sharp/X4", a=5, b=40)
-    generate_flow(str(root), tmp_path / "whole")
+    generate_flow(str(root), tmp_path / "whole" / "X4")
     target = tmp_path / "train_flow/X4"
     kill_and_repeat([sys.executable, str(SCRIPT), str(root), "--workers", "2"], target, after=3)
     made = tree(target)
     inner = [("a", i) for i in range(1, 4)] + [("b", i) for i in range(1, 39)]
     expected = {f"{clip}/{i:08d}_{n:08d}.npy" for clip, i in inner for n in (i - 1, i + 1)}
     assert {name for name in made if name.endswith(".npy")} == expected
-    assert made == tree(tmp_path / "whole")
+    assert made == tree(tmp_path / "whole" / "X4")
 
 
 def test_several_roots_and_their_folders_go_through_one_command(tmp_path: Path, main: Any) -> None:
