@@ -242,6 +242,12 @@ def test_steps_with_restarts_are_one_class_there_and_another_here() -> None:
     assert root["train"]["scheduler"]["type"] == "MultiStepRestartLR"
 
 
+def test_what_the_perceptual_loss_of_2020_had_beside_it_is_dropped() -> None:
+    root = parse("train: {perceptual_opt: {type: P, scale: false, norm_img: false}}", "x.yml")
+    translate(root, [])
+    assert plain(root["train"]) == {"losses": {"perceptual": {"type": "P", "range_norm": False}}}
+
+
 def test_a_seed_of_null_is_the_default(case: "Case") -> None:
     assert case.load(case.good.replace("scale: 4", "scale: 4\nmanual_seed: ~")).manual_seed == 0
 

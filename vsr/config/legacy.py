@@ -68,6 +68,7 @@ _IGNORED = {
     "val.max_minibatch": "val.tile bounds the memory of large images",
     "val.use_image": "images are always measured as 8-bit numbers, as they are saved",
     "train.val_func": "model_type says it",
+    "train.perceptual_opt.scale": "images are in [0, 1]",
     "path.ignore_resume_networks": "resume_state is one file, and says what belongs to it",
     "network_d.syncbn": "each process normalises by its own batch",
     "crop_border": "each metric has its own, val.metrics.NAME.crop_border",
