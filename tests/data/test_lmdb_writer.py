@@ -18,7 +18,7 @@ import pytest
 from faultkit import make_read_only, tmpfs
 from filelock import FileLock
 
-from vsr.data import lmdb_writer
+from vsr.data import lmdb_build, lmdb_writer
 from vsr.data.encodings import ENCODINGS
 from vsr.data.lmdb_sources import check_pair, find_sources
 from vsr.data.lmdb_storage import LmdbStorage
@@ -85,8 +85,8 @@ def test_png_is_as_basicsr_reads_it(clips: Path) -> None:
 
 @pytest.mark.fault
 def test_the_map_grows_with_what_is_written(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lmdb_writer, "FIRST_MAP", 20000)
-    monkeypatch.setattr(lmdb_writer, "BATCH_BYTES", 10000)
+    monkeypatch.setattr(lmdb_build, "FIRST_MAP", 20000)
+    monkeypatch.setattr(lmdb_build, "BATCH_BYTES", 10000)
     assert len(content(make_lmdb(recipe(clips, encoding="raw")))[0]) == 8
 
 
@@ -175,17 +175,17 @@ def test_pairs_that_do_not_fit_are_named(tmp_path: Path, lq: dict[str, tuple[int
 
 KILLED = """
 import os, signal, sys
-from vsr.data import lmdb_writer
+from vsr.data import lmdb_build
 from vsr.data.lmdb_writer import Recipe, make_lmdb
-lmdb_writer.BATCH_BYTES = 20000
+lmdb_build.BATCH_BYTES = 20000
 point, after = sys.argv[3], int(sys.argv[4])
-original, calls = getattr(lmdb_writer._Database, point), [0]
+original, calls = getattr(lmdb_build.GrowingDatabase, point), [0]
 def dying(self, *arguments):
     calls[0] += 1
     if calls[0] == after:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(self, *arguments)
-setattr(lmdb_writer._Database, point, dying)
+setattr(lmdb_build.GrowingDatabase, point, dying)
 make_lmdb(Recipe(sys.argv[1], sys.argv[2], "raw"), workers=2, resume=len(sys.argv) > 5)
 """
 
@@ -230,7 +230,7 @@ def test_half_a_file_of_a_killed_build_is_no_hindrance(clips: Path) -> None:
 
 @pytest.mark.fault
 def test_only_what_is_missing_or_has_changed_is_made_again(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lmdb_writer, "BATCH_BYTES", 1)
+    monkeypatch.setattr(lmdb_build, "BATCH_BYTES", 1)
     broken = clips / "10" / "im1.bmp"
     good = broken.read_bytes()
     broken.write_bytes(good[:100])
@@ -377,11 +377,11 @@ def test_a_full_disk_is_foreseen(clips: Path, monkeypatch: pytest.MonkeyPatch) -
 
 LIMITED = """
 import resource, signal, sys
-from vsr.data import lmdb_writer
+from vsr.data import lmdb_build
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the kernel kills the process
 resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000))  # refuses bytes past the limit, as a full disk does
-lmdb_writer.BATCH_BYTES = 10000
+lmdb_build.BATCH_BYTES = 10000
 try:
     make_lmdb(Recipe(sys.argv[1], sys.argv[2], "raw"), workers=1)
 except OSError as error:

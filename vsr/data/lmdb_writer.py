@@ -16,27 +16,25 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 from filelock import FileLock, Timeout
 
 from vsr.data.encodings import ENCODINGS, TILE, encode
+from vsr.data.lmdb_build import GrowingDatabase, Made, read_journal
 from vsr.data.lmdb_sources import Source, Sources, estimated_bytes, find_sources, read_sources, sample_of
-from vsr.data.lmdb_storage import LmdbStorage, check_whole
+from vsr.data.lmdb_storage import LmdbStorage
 from vsr.registry import suggest
 from vsr.utils.files import atomic_write, way_to
 from vsr.utils.progress import Progress, size_text
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES = 32 << 20  # of a commit, each of which waits for the disk
-FIRST_MAP = 64 << 20  # bytes that LMDB may use; doubled whenever they are used up
 COMPARED = 100  # images whose pixels are compared with their files in the end
 VERIFY = ("sample", "all", "none")
 
@@ -244,91 +242,10 @@ def _settings(folder: Path) -> dict[str, Any] | None:
 # --- writing -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Made:
-    """An encoded image, and the line of the journal that goes with it."""
-
-    key: str
-    value: bytes
-    line: list[Any]  # key, bytes and time of the file, height, width
-
-
-class _Database:
-    """The data.mdb that is being written, and its journal."""
-
-    def __init__(self, folder: Path) -> None:
-        if (folder / "data.mdb").is_file():
-            check_whole(folder / "data.mdb")
-        self._folder, self._size = folder, FIRST_MAP
-        self._environment = lmdb.open(str(folder), map_size=FIRST_MAP)
-        self._size = max(FIRST_MAP, self._environment.info()["map_size"])
-        self._journal = (folder / "journal.jsonl").open("a", encoding="utf-8")
-        self._batch: list[_Made] = []
-        self._waiting = 0
-        self.bytes = 0
-
-    def __enter__(self) -> "_Database":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._journal.close()
-        self._environment.close()
-
-    def keep(self, wanted: Container[str]) -> None:
-        """Remove all images but those whose keys are ``wanted``."""
-        with self._environment.begin() as transaction:
-            extra = [key for key in transaction.cursor().iternext(values=False) if key.decode() not in wanted]
-        self._write([(key, None) for key in extra])
-
-    def keys(self) -> set[str]:
-        with self._environment.begin() as transaction:
-            return {key.decode() for key in transaction.cursor().iternext(values=False)}
-
-    def put(self, made: _Made) -> None:
-        self._batch.append(made)
-        self._waiting += len(made.value)
-        self.bytes += len(made.value)
-        if self._waiting >= BATCH_BYTES:
-            self.commit()
-
-    def commit(self) -> None:
-        """Write the batch: first the journal, so that no image is without its line."""
-        try:
-            self._journal.writelines(json.dumps(made.line) + "\n" for made in self._batch)
-            self._journal.flush()
-            os.fsync(self._journal.fileno())
-            self._write([(made.key.encode(), made.value) for made in self._batch])
-        except (OSError, lmdb.Error) as error:
-            full = _is_full(error)
-            reason = "no space left on the disk" if full else f"the disk did not take it all ({error})"
-            raise OSError(
-                errno.ENOSPC if full else errno.EIO,
-                f"{self._folder}: {reason}, "
-                f"{size_text(shutil.disk_usage(self._folder).free)} are free. What was written is kept: make room and "
-                "run the same command with --resume",
-            ) from error
-        self._batch, self._waiting = [], 0
-
-    def _write(self, items: list[tuple[bytes, bytes | None]]) -> None:
-        """Write, or with None delete, in one transaction; with a larger map if this one is full."""
-        while True:
-            try:
-                with self._environment.begin(write=True) as transaction:
-                    for key, value in items:
-                        if value is None:
-                            transaction.delete(key)
-                        else:
-                            transaction.put(key, value)
-                return
-            except lmdb.MapFullError:  # the transaction is undone
-                self._size *= 2
-                self._environment.set_mapsize(self._size)
-
-
 def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
     """Encode what is missing in ``folder``, and write meta_info.txt."""
-    lines = _journal(folder / "journal.jsonl")
-    with _Database(folder) as database:
+    lines = read_journal(folder / "journal.jsonl")
+    with GrowingDatabase(folder) as database:
         files = plan.sources.files()
         known = database.keys()
         done = {key: line for key, line in lines.items() if key in known and _unchanged(files, line)}
@@ -338,7 +255,7 @@ def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
         progress = Progress(recipe.folder.name, plan.images, done=len(done))
         written: list[tuple[str, int, int]] = []
 
-        def finish(source: Source, future: "Future[_Made] | None") -> None:
+        def finish(source: Source, future: "Future[Made] | None") -> None:
             if future is not None:
                 made = future.result()
                 database.put(made)
@@ -347,7 +264,7 @@ def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
             written.append((source.key, line[3], line[4]))
 
         pool = ThreadPoolExecutor(workers)
-        flying: deque[tuple[Source, Future[_Made] | None]] = deque()
+        flying: deque[tuple[Source, Future[Made] | None]] = deque()
         try:
             for source in read_sources(plan.sources):
                 future = None if source.key in done else pool.submit(_encoded, source, recipe)
@@ -369,28 +286,11 @@ def _build(folder: Path, recipe: Recipe, plan: Plan, workers: int) -> None:
         file.writelines(f"{key}.png ({height},{width},3) {level}\n" for key, height, width in written)
 
 
-def _encoded(source: Source, recipe: Recipe) -> _Made:
+def _encoded(source: Source, recipe: Recipe) -> Made:
     state = source.path.stat()
     image = source.read()
     value = encode(image, recipe.encoding, tile=recipe.tile, level=recipe.level)
-    return _Made(source.key, value, [source.key, state.st_size, state.st_mtime_ns, *image.shape[:2]])
-
-
-def _journal(file: Path) -> dict[str, list[Any]]:
-    """Return the last line of each key. The very last may be cut short."""
-    lines: dict[str, list[Any]] = {}
-    if not file.is_file():
-        return lines
-    text = file.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        os.truncate(file, len(whole))  # the next line must not be appended to half of one
-    for line in whole.splitlines():
-        with contextlib.suppress(ValueError):  # after a power cut
-            entry = json.loads(line)
-            if isinstance(entry, list) and len(entry) == 5:
-                lines[entry[0]] = entry
-    return lines
+    return Made(source.key, value, [source.key, state.st_size, state.st_mtime_ns, *image.shape[:2]])
 
 
 def _unchanged(files: dict[str, Path], line: list[Any]) -> bool:
@@ -429,9 +329,3 @@ def _verify(folder: Path, sources: Sources, mode: str) -> None:
             storage.read(str(folder / name))
     storage.close()
     log.info("%s: checked %d images, the pixels of %d", folder.name, len(names), min(count, sources.still_count()))
-
-
-def _is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
