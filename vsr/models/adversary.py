@@ -206,3 +206,21 @@ class Adversary:
 def _images(batch: Tensor) -> Tensor:
     """Return the frames of clips (b, t, c, h, w) as images (b * t, c, h, w)."""
     return batch.flatten(0, 1) if batch.dim() == 5 else batch
+
+
+def take_adversary(options: Options, criteria: dict[str, nn.Module], device: torch.device) -> Adversary | None:
+    """Take the adversarial loss out of ``criteria`` and build what it needs; None: there is none.
+
+    Raises:
+        ValueError: there are several, or one of loss and network_d without the other.
+    """
+    names = [name for name, criterion in criteria.items() if getattr(criterion, "adversarial", False)]
+    if len(names) > 1:
+        raise ValueError(f"train.losses: expected one adversarial loss, got {', '.join(names)}. Choose one.")
+    if names and options.network_d is None:
+        raise ValueError(f"network_d: expected a discriminator for train.losses.{names[0]}, got none. Add it.")
+    if not names and options.network_d is not None:
+        raise ValueError(
+            "train.losses: expected an adversarial loss for network_d, got none. Add gan: {type: GANLoss, ...}."
+        )
+    return Adversary(options, names[0], criteria.pop(names[0]), device) if names else None

@@ -19,7 +19,8 @@ from vsr.config import Options
 from vsr.data.batch_augment import augment_batch, build_batch_augments
 from vsr.inference import Tiling, infer
 from vsr.inference.tiles import Network
-from vsr.models.adversary import Adversary
+from vsr.models.adversary import take_adversary
+from vsr.models.average import follow
 from vsr.models.freezing import Freezing
 from vsr.models.gradients import Gradients, autocast
 from vsr.models.offset_watch import OffsetWatch
@@ -86,7 +87,7 @@ class RestorationModel:
         options = self.options.train
         assert options is not None, "train.py checks that the option file has a train section"
         self.criteria = {name: LOSSES.build(loss.as_option()).to(self.device) for name, loss in options.losses.items()}
-        self.adversary = self._adversary()
+        self.adversary = take_adversary(self.options, self.criteria, self.device)
         train_set = self.options.datasets.get("train")
         self.batch_augments = build_batch_augments(
             [augment.as_option() for augment in options.batch_augment],
@@ -137,19 +138,6 @@ class RestorationModel:
             gc.collect()  # the old wrapper lies in cycles, and as long as it lives its hooks exchange gradients, too
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.network_g, device_ids=ids)
-
-    def _adversary(self) -> Adversary | None:
-        """Take the adversarial loss out of the others, and build what it needs."""
-        names = [name for name, criterion in self.criteria.items() if getattr(criterion, "adversarial", False)]
-        if len(names) > 1:
-            raise ValueError(f"train.losses: expected one adversarial loss, got {', '.join(names)}. Choose one.")
-        if names and self.options.network_d is None:
-            raise ValueError(f"network_d: expected a discriminator for train.losses.{names[0]}, got none. Add it.")
-        if not names and self.options.network_d is not None:
-            raise ValueError(
-                "train.losses: expected an adversarial loss for network_d, got none. Add gan: {type: GANLoss, ...}."
-            )
-        return Adversary(self.options, names[0], self.criteria.pop(names[0]), self.device) if names else None
 
     @property
     def inference_network(self) -> nn.Module:
@@ -224,7 +212,9 @@ class RestorationModel:
         sums["grad_norm"] = self._update(drop)
         for buffer, kept in zip(buffers, before, strict=True):  # running statistics that a bad step must not touch
             buffer.copy_(torch.where(self.skipped > 0, kept, buffer))
-        self._average(self.skipped)
+        if self.network_ema is not None:
+            assert self.options.train is not None
+            follow(self.network_ema, self.network_g, (1 - self.options.train.ema_decay) * (1 - self.skipped))
         return sums | offsets
 
     def _buffers(self) -> list[Tensor]:
@@ -292,21 +282,6 @@ class RestorationModel:
             self.adversary.update(self.skipped)
         self.bad_steps_in_a_row = (self.bad_steps_in_a_row + self.skipped) * self.skipped
         return norm
-
-    def _average(self, skipped: Tensor) -> None:
-        """Take the weights into their moving average, unless ``skipped`` (on the device) is 1."""
-        if self.network_ema is None:
-            return
-        assert self.options.train is not None
-        weight = (1 - self.options.train.ema_decay) * (1 - skipped)
-        average: list[Tensor] = list(self.network_ema.parameters())
-        current: list[Tensor] = list(self.network_g.parameters())
-        with torch.no_grad():
-            change = torch._foreach_sub(current, average)
-            torch._foreach_mul_(change, weight)
-            torch._foreach_add_(average, change)
-            for kept, buffer in zip(self.network_ema.buffers(), self.network_g.buffers(), strict=True):
-                kept.copy_(buffer)
 
     # ---------------------------------------------------------------- inference
 
@@ -436,12 +411,9 @@ class RestorationModel:
 
     def finite(self) -> bool:
         """Whether all weights, averages and statistics are numbers; it waits for the device."""
-        networks = (self.network_g, self.network_ema, self.adversary.network if self.adversary else None)
-        return all(
-            bool(torch.isfinite(value).all())
-            for network in networks if network is not None
-            for value in network.state_dict().values()
-        )  # fmt: skip
+        networks = [self.network_g, self.network_ema, self.adversary.network if self.adversary else None]
+        values = [value for network in networks if network is not None for value in network.state_dict().values()]
+        return all(bool(torch.isfinite(value).all()) for value in values)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return what a checkpoint for others holds: ``params`` and, averaged, ``params_ema``."""
