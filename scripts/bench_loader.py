@@ -43,7 +43,7 @@ def main() -> int:
         for line in advice(found, free_memory=free_memory() or 0, cores=os.cpu_count() or 1):
             print(line)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         if folder is not None:

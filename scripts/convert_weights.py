@@ -20,7 +20,7 @@ def main() -> int:
     try:
         convert(arguments.file, arguments.new_file, bgr=arguments.bgr)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -44,7 +44,7 @@ def main() -> int:
         else:
             raise ValueError(f"{given.file}: expected a name that ends in .onnx or .pt2.")
     except (ValueError, OSError, RuntimeError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{given.file}: {report}")
     return 0

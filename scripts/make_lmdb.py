@@ -95,7 +95,7 @@ def main() -> int:
                     )
                 )
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume continues", file=sys.stderr)
