@@ -41,6 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "SpyNet": {},
 }
 NAMES = sorted(NETWORKS.table)
+SLOW_TO_COMPILE = {"BasicVSR", "BasicVSRPlusPlus", "EDVR", "IconVSR"}
 # Kind -> channels of an input. restoration: images, or frames; stereo: left and right view; flow: two images.
 CHANNELS = {"restoration": 3, "stereo": 6, "discriminator": 3, "flow": 3}
 
@@ -221,7 +222,9 @@ def test_bfloat16_is_near_float32(name: str, autocast: bool) -> None:
     torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE)) for name in NAMES]
+)
 def test_the_network_compiles_into_one_graph(name: str) -> None:
     network = build(name)
     x = inputs(network, batch=1)

@@ -84,7 +84,9 @@ def test_fresh_archives_the_earlier_run(tiny: Path, tmp_path: Path) -> None:
     assert sorted(history(tmp_path / "experiments" / "tiny")) == [1, 2]
 
 
-@pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("workers", "world"), [(0, 1), *(pytest.param(2, world, marks=pytest.mark.slow) for world in (1, 2))]
+)
 def test_killed_at_a_random_moment_the_same_command_gives_the_same_run(
     tiny: Path, tmp_path: Path, workers: int, world: int
 ) -> None:

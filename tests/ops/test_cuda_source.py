@@ -245,6 +245,7 @@ def passed(output: str) -> int:
     return int(found[1]) if found else 0
 
 
+@pytest.mark.slow
 def test_the_kernels_are_right_when_the_cpu_imitates_them(run_emulated: Callable[..., str]) -> None:
     assert passed(run_emulated("-m", "cuda and not slow")) > 80
 
