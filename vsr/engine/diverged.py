@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from vsr.engine.offsets import judge_offsets
 from vsr.engine.run_folder import RunFolder
 from vsr.models.examine import describe, examine
 from vsr.models.restoration import Batch, RestorationModel
-from vsr.registry import suggest
+from vsr.optim import check_parts
 from vsr.utils import dist
 from vsr.utils.files import atomic_write
 
@@ -52,7 +52,8 @@ class FaultWatch:
         self._told_of_row = False  # that the steps before were bad, too
         watch = model.offsets
         self._drops = bool(watch.options and watch.options.action == "skip" and watch.names)  # finite steps, too
-        self._parts = _known_parts(self.options.on_divergence.parts, [n for n, _ in model.network_g.named_parameters()])
+        names = [name for name, _ in model.network_g.named_parameters()]
+        self._parts = check_parts(self.options.on_divergence.parts, names, "train.on_divergence.parts")
 
     def needs_state(self, start: int) -> bool:
         """Whether the run may go back, and has no state of where it begins now to go back to."""
@@ -190,17 +191,6 @@ class FaultWatch:
         if path is not None and before and int(path.stem) == before[-1]["to"]:
             path = checkpoint.newest_valid(states, before=before[-1]["to"]) or path
         return None if path is None else str(path)
-
-
-def _known_parts(parts: Sequence[str] | str, names: list[str]) -> list[str]:
-    parts = [parts] if isinstance(parts, str) else list(parts)
-    for part in parts:
-        if not (part and any(part in name for name in names)):
-            words = {word for name in names for word in name.split(".") if not word.isdigit()}
-            raise ValueError(
-                f"train.on_divergence.parts: expected a part of a parameter's name, got '{part}'.{suggest(part, words)}"
-            )
-    return parts
 
 
 def _only_backward(ranks: list[dict[str, Any]]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from vsr.config import FreezeOptions
-from vsr.registry import suggest
+from vsr.optim import check_parts
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ class Freezing:
         if options is None:
             return
         parameters = dict(network.named_parameters())
-        parts = _known(options.parts, parameters, "parts")
-        kept = _known(options.except_, parameters, "except")
+        parts = check_parts(options.parts, parameters, "train.freeze.parts")
+        kept = check_parts(options.except_, parameters, "train.freeze.except")
         self.until = options.until
         self._parameters = {
             name: parameter
@@ -70,14 +70,3 @@ class Freezing:
 
 def _has(name: str, parts: Sequence[str]) -> bool:
     return any(part in name for part in parts)
-
-
-def _known(parts: Sequence[str] | str, names: dict[str, nn.Parameter], argument: str) -> list[str]:
-    parts = [parts] if isinstance(parts, str) else list(parts)
-    for part in parts:
-        if not (part and any(part in name for name in names)):
-            words = {word for name in names for word in name.split(".") if not word.isdigit()}
-            raise ValueError(
-                f"train.freeze.{argument}: expected a part of a parameter's name, got '{part}'.{suggest(part, words)}"
-            )
-    return parts

@@ -13,6 +13,26 @@ Groups = Iterable[dict[str, Any]]
 Named = Iterable[tuple[str, nn.Parameter]]
 
 
+def check_parts(parts: Sequence[str] | str, names: Iterable[str], option: str) -> list[str]:
+    """Return the parts of parameters' names that an option gives, one or several, as a list.
+
+    Args:
+        parts: 'tsa', say, for all that have it in their name.
+        names: Of the network's parameters.
+        option: Where the parts stand, for the message.
+
+    Raises:
+        ValueError: no parameter has such a part.
+    """
+    names = list(names)
+    parts = [parts] if isinstance(parts, str) else list(parts)
+    for part in parts:
+        if not (part and any(part in name for name in names)):
+            words = {word for name in names for word in name.split(".") if not word.isdigit()}
+            raise ValueError(f"{option}: expected a part of a parameter's name, got '{part}'.{suggest(part, words)}")
+    return parts
+
+
 def build_optimizer(
     option: Mapping[str, Any],
     named_parameters: Named,
@@ -38,10 +58,8 @@ def build_optimizer(
     parameters = dict(named_parameters)
     if not parameters:
         raise ValueError("named_parameters: expected at least one, got none. The network has nothing to train")
+    check_parts(list(lr_mul), parameters, "lr_mul")
     for part, factor in lr_mul.items():
-        if not (part and any(part in name for name in parameters)):
-            words = {word for name in parameters for word in name.split(".") if not word.isdigit()}
-            raise ValueError(f"lr_mul: expected a part of a parameter's name, got '{part}'.{suggest(part, words)}")
         if not 0 <= factor < math.inf:
             raise ValueError(f"lr_mul.{part}: expected a finite factor >= 0, got {factor}")
     lr = option.get("lr", 0.0)
