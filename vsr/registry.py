@@ -101,14 +101,8 @@ NETWORKS = Registry(
         "SpyNet": "vsr.archs.spynet",
     },
 )
-BLOCKS = Registry(
-    "block",
-    {
-        "BiPAM": "vsr.archs.stereo_fusion",
-        "NAFBlock": "vsr.archs.nafnet",
-        "SCAM": "vsr.archs.nafssr",
-    },
-)
+BLOCKS = Registry("block", {"NAFBlock": "vsr.archs.nafnet"})  # map one feature map to another of its shape
+FUSIONS = Registry("fusion", {"BiPAM": "vsr.archs.stereo_fusion", "SCAM": "vsr.archs.nafssr"})  # two to two
 DATASETS = Registry(
     "dataset",
     {

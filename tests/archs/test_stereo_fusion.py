@@ -1,5 +1,6 @@
 """Blocks that NAFSSR may be made of, and the exchange of iPASSR as one of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 import vsr.archs.stereo_fusion
 from vsr.archs.nafssr import NAFSSR, SCAM
 from vsr.archs.stereo_fusion import BiPAM
+from vsr.config import OptionError, dump_options, load_options
 from vsr.models.weights import build_network
-from vsr.registry import BLOCKS
+from vsr.registry import FUSIONS
 
 SMALL: dict[str, Any] = {"width": 8, "num_blks": 2, "up_scale": 2}
 
@@ -91,7 +93,7 @@ def test_blocks_are_chosen_by_name_and_the_usual_ones_keep_their_keys() -> None:
 
 
 def test_a_block_of_ones_own_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BLOCKS, "_entries", dict(BLOCKS._entries))
+    monkeypatch.setattr(FUSIONS, "_entries", dict(FUSIONS._entries))
 
     class Swap(nn.Module):
         def __init__(self, *, channels: int) -> None:
@@ -101,7 +103,7 @@ def test_a_block_of_ones_own_takes_part(monkeypatch: pytest.MonkeyPatch) -> None
         def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
             return right, left
 
-    BLOCKS.register(Swap)
+    FUSIONS.register(Swap)
     plain = {"type": "NAFBlock", "attention": "none"}  # nothing to pool locally, then
     swapping = NAFSSR(**SMALL, fusion_block="Swap", extraction_block=plain)
     still = NAFSSR(**SMALL, fusion_to=-2, extraction_block=plain)
@@ -111,10 +113,42 @@ def test_a_block_of_ones_own_takes_part(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("SCAMM", r"fusion_block=SCAMM: expected the name of a fusion, .*got 'SCAMM'\. Did you mean 'SCAM'\?"),
+        ("NAFBlock", "fusion_block=NAFBlock: expected the name of a fusion"),
+        ("3", "fusion_block=3: expected the name of a fusion, or a mapping with a 'type', got 3"),
+        ("{relax: 2}", "fusion_block.type: expected the name of a fusion, got nothing"),
+        (
+            "{type: BiPAM, relaxx: 2}",
+            r"fusion_block.relaxx: not an argument of the fusion BiPAM\. Did you mean 'relax'",
+        ),
+        ("{type: BiPAM, relax: yes}", "fusion_block.relax: expected int, got 'yes'"),
+        ("{type: BiPAM, channels: 8}", "fusion_block.channels: not an argument of the fusion BiPAM"),
+    ],
+)
+def test_an_option_file_is_told_of_it_with_all_other_mistakes(block: str, message: str) -> None:
+    file = Path(__file__).parents[2] / "options/train/NAFSSR/nafssr_t_x4.yml"
+    with pytest.raises(OptionError, match=message):
+        load_options(file, [f"network_g.fusion_block={block}"])
+
+
+def test_an_option_file_may_choose(tmp_path: Path) -> None:
+    file = Path(__file__).parents[2] / "options/train/NAFSSR/nafssr_t_x4.yml"
+    options = load_options(file, ["network_g.fusion_block={type: BiPAM}", "network_g.extraction_block=NAFBlock"])
+    assert options.network_g.args["fusion_block"] == {"type": "BiPAM", "relax": 2}
+    copy = tmp_path / "copy.yml"
+    copy.write_text(dump_options(options))
+    assert load_options(copy) == options
+    with torch.device("meta"):
+        assert isinstance(build_network(options.network_g.as_option()).get_submodule("body.0.module.fusion"), BiPAM)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fusion_block": "SCAN"}, r"unknown block 'SCAN'\. Did you mean 'SCAM'\?"),
-        ({"fusion_block": {"type": "BiPAM", "relaxed": 1}}, "BiPAM: 'relaxed' is not an argument of this block"),
+        ({"fusion_block": "SCAN"}, r"unknown fusion 'SCAN'\. Did you mean 'SCAM'\?"),
+        ({"fusion_block": {"type": "BiPAM", "relaxed": 1}}, "BiPAM: 'relaxed' is not an argument of this fusion"),
         ({"fusion_block": {"type": "BiPAM", "relax": -1}}, "relax"),
         ({"extraction_block": {"attention": "eca"}}, "block: expected a 'type', got None"),
     ],

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,26 @@ def test_states_that_a_run_leaves_behind_are_not_taken_for_its_own(tiny: Path, s
     train(load_options(tiny, [f"path.resume_state={states / '4.state'}", "train.total_iter=6", "name=tiny"]))
     assert checkpoint.newest_valid(states) == states / "6.state"
     assert [p.name for p in states.glob("abandoned_*/*.state")] == ["8.state"]
+    # Its weights would be tested, or start a next stage, as the newest of this run.
+    assert [p.name for p in states.glob("abandoned_*/*.pth")] == ["net_g_8.pth"]
+    assert not (states.parent / "models" / "net_g_8.pth").exists()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("file", ["8.json", "8.state"])
+def test_a_state_that_the_disk_does_not_give_is_skipped(
+    states: Path, file: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = Path.open
+
+    def broken(self: Path, *args: Any, **settings: Any) -> Any:
+        if self.name == file:
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return read(self, *args, **settings)
+
+    monkeypatch.setattr(Path, "open", broken)
+    assert checkpoint.newest_valid(states) == states / "4.state"
+    assert "cannot be read" in caplog.text
 
 
 def test_a_refused_continuation_leaves_the_runs_options_as_they_were(tiny: Path, states: Path) -> None:

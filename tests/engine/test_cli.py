@@ -45,6 +45,15 @@ def test_a_launcher_without_its_environment_is_an_error(tiny: Path, capsys: pyte
     assert "expected the environment of several processes" in error
 
 
+def test_one_task_of_srun_needs_no_other(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert train_main(["-opt", str(tiny), "--launcher", "slurm", "--where"]) == 0
+    assert capsys.readouterr().out.strip().endswith("tiny")
+
+
 def test_force_yml_means_set(tiny: Path, tmp_path: Path) -> None:
     assert train_main(["-opt", str(tiny), "--force_yml", "train:total_iter=1", "name=other"]) == 0
     assert (tmp_path / "experiments" / "other" / "training_states" / "1.state").is_file()

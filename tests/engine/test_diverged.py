@@ -1,6 +1,8 @@
 """Runs with numbers that are none: told of, looked into, stopped, or set back to an earlier state."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import nn
 from vsr.config import OptionError, load_options
 from vsr.data.sampler import TrainSampler
 from vsr.engine.cli import train_main
+from vsr.engine.diverged import FaultWatch
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
 
@@ -143,6 +146,26 @@ def test_a_diverged_run_goes_back_to_the_newest_state_from_before_and_ends_with_
     assert final_state(root, 8)[".model.roll_backs.0.to"] == 4
     assert final_state(root, 8)[".model.roll_backs.0.lr_mul"] == 0.5
     assert float(final_state(root, 8)[".model.bad_steps_in_a_row"]) == 0
+
+
+def test_a_run_that_is_told_to_stop_does_so_though_it_has_just_gone_back(
+    tiny: Path, tmp_path: Path, before_step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_step(ruin_once_at(5))
+    set_back = FaultWatch._set_back
+
+    def told(self: FaultWatch, *args: Any) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return set_back(self, *args)
+
+    monkeypatch.setattr(FaultWatch, "_set_back", told)
+    train(load_options(tiny, BACK))
+    root = tmp_path / "experiments" / "tiny"
+    assert (root / "PREEMPTED").exists()
+    assert steps_told(root)[-1] == 6
+    monkeypatch.undo()
+    train(load_options(tiny, BACK))
+    assert steps_told(root)[-4:] == [5, 6, 7, 8]
 
 
 class StopHereError(Exception):

@@ -85,6 +85,28 @@ def test_what_was_best_survives_a_resume_and_another_choice_starts_anew(
     assert memory["best"] == {"step": 4, "set": "val", "metric": "ssim", "value": 0.6}
 
 
+@pytest.mark.parametrize("content", ["null", "[]", '{"best": 1}', '{"bests": []}', '{"step": "2"}', "{"])
+def test_a_damaged_memory_is_told_of_and_made_anew(
+    tiny: Path, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "experiments" / "tiny" / "validation.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    train(options_of(tiny, *SHORT, "train.total_iter=2"))
+    assert "validation.json: not readable, starting with no best checkpoint" in caplog.text
+    assert remembered(tmp_path)["best"]["step"] == 2
+
+
+def test_after_the_run_came_back_to_an_earlier_state_later_validations_are_made_up_for(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = [*SHORT, "train.total_iter=6", "logger.save_checkpoint_freq=2", "logger.keep_last=3"]
+    train(options_of(tiny, *every))
+    earlier = f"path.resume_state={tmp_path}/experiments/tiny/training_states/2.state"
+    interrupted(monkeypatch, options_of(tiny, *every, earlier), before=4)
+    assert remembered(tmp_path)["step"] == 2, "what it remembered of steps 4 and 6 is of another course"
+
+
 def test_a_set_without_ground_truth_picks_nothing_and_says_so(
     tiny: Path, clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vsr.utils.download import InterruptedTransferError, check, download
+from vsr.utils.download import InterruptedTransferError, check, download, fetch_once
 
 DATA = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -199,6 +199,22 @@ def test_the_disk_is_another_matter_than_the_network(server: Server, tmp_path: P
 def test_only_web_addresses_are_fetched(url: str, target: Path) -> None:
     with pytest.raises(ValueError, match="expected a http or https address"):
         download(url, target)
+
+
+def test_what_is_in_a_cache_that_cannot_be_locked_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VSR_CACHE", str(tmp_path))
+
+    def refuse(*_: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("vsr.utils.download.fcntl.lockf", refuse)
+    file = tmp_path / "weights" / "x.pth"
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert fetch_once("https://example.org/x.pth", digest) == file
+    with pytest.raises(ValueError, match="expected a file whose SHA-256 begins with 00"):
+        fetch_once("https://example.org/x.pth", "00" + digest)
 
 
 def test_check_keeps_what_is_right(tmp_path: Path) -> None:

@@ -70,6 +70,11 @@ def test_a_step_on_some_of_the_nodes_meets_on_its_own() -> None:
     assert (found["MASTER_ADDR"], found["LOCAL_WORLD_SIZE"]) == ("node08", "8")
 
 
+def test_the_shell_of_salloc_is_one_task() -> None:
+    shell = {"SLURM_STEP_ID": "4294967290", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+    assert variables(TASK | shell) == {}
+
+
 def test_what_the_user_gives_goes_first() -> None:
     given = {**TASK, "MASTER_ADDR": "10.1.1.1", "MASTER_PORT": "4000"}
     assert {"MASTER_ADDR": "10.1.1.1", "MASTER_PORT": "4000"}.items() <= variables(given).items()

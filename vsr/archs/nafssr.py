@@ -5,7 +5,7 @@ views stand one after the other in the batch, (n * b, c, h, w): all left ones fi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from vsr.archs.blocks import check_counts, check_positive
 from vsr.archs.local import localized
 from vsr.archs.nafnet import LayerNorm2d, laid_out
-from vsr.registry import BLOCKS, NETWORKS
+from vsr.registry import BLOCKS, FUSIONS, NETWORKS
 
 
-@BLOCKS.register
+@FUSIONS.register
 class SCAM(nn.Module):
     """Stereo cross attention: each pixel of a view looks along its row in the other view, and adds what it finds.
 
@@ -63,7 +63,7 @@ class NAFBlockSR(nn.Module):
     ) -> None:
         super().__init__()
         self.blk = BLOCKS.build(extraction, channels=channels, drop_out_rate=drop_out_rate)
-        self.fusion = None if fusion is None else BLOCKS.build(fusion, channels=channels)
+        self.fusion = None if fusion is None else FUSIONS.build(fusion, channels=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the views (n * b, c, h, w) to the same shape."""
@@ -135,8 +135,8 @@ class NAFNetSR(nn.Module):
         fusion_to: int = -1,
         dual: bool = False,
         local: Mapping[str, Any] | None = None,
-        extraction_block: str | Mapping[str, Any] = "NAFBlock",
-        fusion_block: str | Mapping[str, Any] = "SCAM",
+        extraction_block: Annotated[str | Mapping[str, Any], "BLOCKS"] = "NAFBlock",
+        fusion_block: Annotated[str | Mapping[str, Any], "FUSIONS"] = "SCAM",
     ) -> None:
         super().__init__()
         check_positive(up_scale=up_scale, width=width, img_channel=img_channel)
@@ -214,8 +214,8 @@ class NAFSSR(NAFNetSR):
         drop_out_rate: float = 0.0,
         fusion_from: int = -1,
         fusion_to: int = 1000,
-        extraction_block: str | Mapping[str, Any] = "NAFBlock",
-        fusion_block: str | Mapping[str, Any] = "SCAM",
+        extraction_block: Annotated[str | Mapping[str, Any], "BLOCKS"] = "NAFBlock",
+        fusion_block: Annotated[str | Mapping[str, Any], "FUSIONS"] = "SCAM",
     ) -> None:
         super().__init__(
             up_scale=up_scale,

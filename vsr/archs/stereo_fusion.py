@@ -1,7 +1,7 @@
 """Exchanges between the views of a stereo pair, to be chosen as NAFSSR's ``fusion_block``.
 
 An exchange is a module that is built with ``channels`` and maps the left and the right view, (b, c, h, w) each, to two
-of the same shape. It is registered in ``vsr.registry.BLOCKS``, by the table there or, outside of vsr, by the decorator
+of the same shape. It is registered in ``vsr.registry.FUSIONS``, by the table there or, outside of vsr, by the decorator
 and ``imports: [my_lab.fusion]`` in the option file.
 """
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from vsr.archs.blocks import check_counts
 from vsr.archs.nafnet import LayerNorm2d
-from vsr.registry import BLOCKS
+from vsr.registry import FUSIONS
 
 _WEIGHTS = 2**24  # numbers of attention weights in memory at a time, when no gradient is wanted: 64 MiB
 
 
-@BLOCKS.register
+@FUSIONS.register
 class BiPAM(nn.Module):
     """Parallax attention that heeds occlusion: a pixel takes from the other view what is seen in both.
 

@@ -95,6 +95,14 @@ def hints_of(entry: Any) -> dict[str, Any]:
         return {}
 
 
+def table_of(hint: Any) -> str | None:
+    """The table of vsr.registry that an argument's value is named in, or {type: name, and arguments}; None: none.
+
+    A constructor says so by ``Annotated[str | Mapping[str, Any], "FUSIONS"]``.
+    """
+    return next((note for note in getattr(hint, "__metadata__", ()) if isinstance(note, str)), None)
+
+
 def _plain_hint(hint: Any) -> Any:
     while typing.get_origin(hint) is typing.Annotated:
         hint = typing.get_args(hint)[0]

@@ -18,11 +18,13 @@ from vsr.registry import Registry, suggest
 
 # What the caller of Registry.build adds to the option's own arguments: may be left out of the file.
 _CONTEXT = {
+    "BLOCKS": frozenset({"channels", "drop_out_rate"}),
+    "FUSIONS": frozenset({"channels"}),
     "DATASETS": frozenset({"scale", "seed", "degradations"}),
     "OPTIMIZERS": frozenset({"params"}),
     "SCHEDULERS": frozenset({"base_lr"}),
 }
-NEVER_IN_FILE = frozenset({"params", "base_lr"})
+NEVER_IN_FILE = frozenset({"params", "base_lr", "channels"})
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -189,6 +191,8 @@ class Checker:
         section = annotations.section_of(hint)
         if section is not None:
             return self._sections(section, value, mark)
+        if table := annotations.table_of(hint):
+            return self._choice(table, value, mark)
         try:
             return annotations.fit(hint, plain(value))
         except MismatchError as mismatch:
@@ -199,6 +203,18 @@ class Checker:
                 value = value[key]
             self.add(mark, str(mismatch))
             return INVALID
+
+    def _choice(self, table_name: str, value: Any, mark: Mark) -> Any:
+        """A component as the argument of another, which gets its name, or its type and its arguments."""
+        table = getattr(vsr.registry, table_name)
+        if isinstance(value, Node):
+            found = self._component(table, table_name, value, mark)
+            return found.as_option() if isinstance(found, Component) else found
+        if isinstance(value, str) and value in table.names():
+            return value
+        hint = suggest(value, table.names()) if isinstance(value, str) else f" Known: {', '.join(table.names())}."
+        self.add(mark, f"expected the name of {one(table.kind)}, or a mapping with a 'type', got {show(value)}.{hint}")
+        return INVALID
 
     def _sections(self, cls: Any, value: Any, mark: Mark) -> Any:
         """A list of sections as the argument of a component, which gets them as plain data."""

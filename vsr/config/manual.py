@@ -15,7 +15,7 @@ from typing import Any
 
 import vsr.registry
 from vsr.config import schema
-from vsr.config.annotations import describe, hints_of, section_of
+from vsr.config.annotations import describe, hints_of, section_of, table_of
 from vsr.config.check import NEVER_IN_FILE
 from vsr.config.reader import one, show
 from vsr.registry import Registry
@@ -31,6 +31,8 @@ _TABLES = (
     "METRICS",
     "DEGRADATIONS",
     "BATCH_AUGMENTS",
+    "BLOCKS",
+    "FUSIONS",
 )
 
 
@@ -93,6 +95,8 @@ def _component(table: str, beside: dict[str, Any] | None = None) -> dict[str, An
 def _value(hint: Any, registry: str | None = None) -> dict[str, Any]:
     if section := section_of(hint):
         return {"type": "array", "items": {"$ref": f"#/$defs/{section.__name__}"}, "minItems": 1}
+    if table := table_of(hint):
+        return {"anyOf": [{"enum": getattr(vsr.registry, table).names()}, *_component(table)["anyOf"]]}
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if hint is schema.Component:
         assert registry is not None, "a field that holds a component names its table"

@@ -158,7 +158,7 @@ def augment_batch(augments: Sequence[BatchAugment], batch: Mapping[str, Any], se
 
 
 def _partners(rng: Rng, lq: Tensor) -> Tensor:
-    return torch.from_numpy(rng.permutation(lq.shape[0])).to(lq.device)
+    return torch.from_numpy(rng.permutation(lq.shape[0])).to(lq.device, non_blocking=True)
 
 
 def _rectangle(rng: Rng, lq: Tensor, side: float) -> Tensor:
@@ -169,7 +169,7 @@ def _rectangle(rng: Rng, lq: Tensor, side: float) -> Tensor:
         centre, half = int(rng.integers(length)), side * length / 2
         spans.append(slice(max(0, round(centre - half)), min(length, round(centre + half))))
     mask[spans[0], spans[1]] = True
-    return mask.to(lq.device)
+    return mask.to(lq.device, non_blocking=True)
 
 
 def _enlarged(mask: Tensor, gt: Tensor, lq: Tensor) -> Tensor:

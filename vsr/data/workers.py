@@ -209,4 +209,7 @@ def _death(code: int) -> tuple[str, str]:
     if name == "SIGBUS":
         advice = f"Shared memory ran out ({less}, or give the container more), or a file was cut while it was open."
         return "was killed (SIGBUS)", advice
+    if name == "SIGALRM":  # see _start
+        advice = "The run's step took longer than that: ask for its end earlier, before the system's own limit."
+        return f"had been told to end {LAST_SECONDS} s before", advice
     return f"was killed ({name})", "A broken file may do that: look at it, or leave it out."

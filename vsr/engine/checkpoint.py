@@ -166,19 +166,21 @@ def _remove(folder: RunFolder, step: int) -> None:
             log.warning("%s: could not be removed: %s", path, error)
 
 
-def set_aside(states: Path, step: int) -> None:
-    """Move the states of later steps than ``step`` into a folder beside them; call on rank 0 alone.
+def set_aside(folder: RunFolder, step: int) -> None:
+    """Move the states of later steps than ``step``, and their weights, into a folder beside them; call on rank 0 alone.
 
     A run that continues from an earlier state leaves them behind, broken or not. Where they lay, they
-    would be taken for its own newest ones: kept in place of what it writes, and continued from.
+    would be taken for its own newest ones: kept in place of what it writes, continued from, and tested.
     """
+    states = folder.states
     later = [path for saved, path in _by_step(states).items() if saved > step]
     if not later:
         return
     target = states / f"abandoned_{datetime.datetime.now():%Y%m%d_%H%M%S}"
     target.mkdir(exist_ok=True)
     for path in later:
-        for file in (path.with_suffix(".json"), path):
+        weights = [folder.models / f"net_{network}_{path.stem}.pth" for network in "gd"]
+        for file in (path.with_suffix(".json"), *weights, path):
             if file.exists():
                 file.rename(target / file.name)
     log.warning("%d states of later steps than %d were moved to %s", len(later), step, target)
@@ -217,12 +219,17 @@ def _fault(path: Path) -> str | None:
         size, digest = int(about["size"]), str(about["sha256"])
     except FileNotFoundError:
         return f"it has no {path.stem}.json beside it, so it was not written to its end"
+    except OSError as error:
+        return f"{path.stem}.json cannot be read ({error})"
     except (ValueError, KeyError, TypeError) as error:
         return f"{path.stem}.json is damaged ({error})"
-    if path.stat().st_size != size:
-        return f"expected {size} bytes, found {path.stat().st_size}"
-    if sha256(path) != digest:
-        return "its content has changed since it was written (SHA-256 differs)"
+    try:
+        if path.stat().st_size != size:
+            return f"expected {size} bytes, found {path.stat().st_size}"
+        if sha256(path) != digest:
+            return "its content has changed since it was written (SHA-256 differs)"
+    except OSError as error:  # a disk that is about to fail
+        return f"it cannot be read ({error})"
     return None
 
 

@@ -67,8 +67,11 @@ def _run(command: Callable[[Options], object], given: argparse.Namespace) -> int
         command(debugging(options) if given.debug else options)
     except (ValueError, OSError, RuntimeError) as error:
         if dist.lost_another(error):
-            log.error("another process of the run has ended, or does not answer; its own message tells why")
-            log.debug("what was noticed of it here", exc_info=True)
+            log.error(
+                "another process of the run has ended, or does not answer; its own message tells why. Noticed here: %s",
+                str(error).strip()[-500:],  # NCCL's own reason stands at the end; it may be the only one
+            )
+            log.debug("the traceback of it", exc_info=True)
             dist.let_the_first_cause_be_told()
             return 1
         dist.tell_launcher(_plain(error))
@@ -120,7 +123,8 @@ def _explain(given: argparse.Namespace) -> None:
     ]
     if ignored:
         log.info("ignored: %s (the environment tells the processes, and runs always resume)", ", ".join(ignored))
-    if given.launcher in ("pytorch", "slurm") and "WORLD_SIZE" not in os.environ:
+    one_task = given.launcher == "slurm" and "SLURM_PROCID" in os.environ  # srun has started it, and no other
+    if given.launcher in ("pytorch", "slurm") and "WORLD_SIZE" not in os.environ and not one_task:
         raise ValueError(
             f"--launcher {given.launcher}: expected the environment of several processes (WORLD_SIZE, RANK ...), found "
             f"none. Start with {'srun' if given.launcher == 'slurm' else 'torchrun'}, or leave it out for one process."

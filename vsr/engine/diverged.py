@@ -66,6 +66,10 @@ class FaultWatch:
         """Keep the keys and the terms of a step that is over; nothing waits for the device."""
         self._noted.append((step, keys, {**terms, "skipped": self.model.skipped}))
 
+    def overdue(self) -> bool:
+        """Whether too many steps in a row are bad already, though the log has nothing to tell yet; it waits."""
+        return int(self.model.bad_steps_in_a_row) > self.options.max_bad_steps
+
     def judge(self, step: int, batches: list[Batch]) -> bool:
         """Tell of bad steps since the last call and of offsets that reach too far; stop the run or set it back.
 
@@ -175,7 +179,7 @@ class FaultWatch:
         if dist.is_main():
             entry = {"at": step, "to": to, "lr_mul": options.lr_mul, "parts": self._parts}
             checkpoint.note_roll_backs(Path(target), [*before, entry])
-            checkpoint.set_aside(self.folder.states, to)
+            checkpoint.set_aside(self.folder, to)
         dist.barrier()
         what = f"of {', '.join(self._parts)}" if self._parts else "of everything"
         log.warning(

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from vsr import __version__
-from vsr.config import OptionError, Options, load_options
+from vsr.config import OptionError, Options
+from vsr.config.reader import Node, read_file
 from vsr.data.fingerprint import fingerprint
 from vsr.engine.checkpoint import BEST_WEIGHTS
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_file, frame_writer, higher_is_better
@@ -95,8 +96,9 @@ def warn_of_other_pooling(network: str, weights: Path) -> None:
     beside = weights.parent.parent / "options.yml"
     trained = next((entry.measured_as for entry in TABLE.values() if Path(entry.file).name == weights.name), "")
     if beside.is_file():
-        with contextlib.suppress(OptionError):  # of another version
-            trained = load_options(beside).network_g.type
+        with contextlib.suppress(OptionError, OSError):  # read alone, not checked: it may be of another version
+            network_g = read_file(beside).get("network_g")
+            trained = network_g.get("type", trained) if isinstance(network_g, Node) else trained
     if trained == f"{network}Local":
         log.warning(
             "network_g.type: %s was trained or published as %s, and is tested as %s, which averages over whole images: "

@@ -72,7 +72,7 @@ def _train(given: Options, folder: RunFolder, device: torch.device, *, force: bo
 
     start, draw = resume(model, given, folder, force=force)
     if dist.is_main():
-        checkpoint.set_aside(folder.states, start)
+        checkpoint.set_aside(folder, start)
         write_options(folder.root, given)  # now that they are known to work, and to fit the states
         (folder.root / MARKER).unlink(missing_ok=True)
     total = options.train.total_iter
@@ -121,8 +121,12 @@ def _train(given: Options, folder: RunFolder, device: torch.device, *, force: bo
             faults.note(step, keys, terms)
             told = progress.step(step, terms, rate=model.rate(step), keys=keys)
             saves = step % options.logger.save_checkpoint_freq == 0 or step == total
-            if (told and faults.judge(step, batches)) or (saves and faults.check_weights(step)):
-                return True
+            looks = told or (saves and faults.overdue())
+            if (looks and faults.judge(step, batches)) or (saves and faults.check_weights(step)):
+                if not stop.asked():
+                    return True
+                stop.leave(folder.root, step)  # the newest state is already the one to go on from
+                return False
             # The state first: a run that is killed while it validates has lost nothing.
             if saves:
                 saver.save(step, draw, last=step == total)

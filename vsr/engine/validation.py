@@ -44,7 +44,11 @@ class Validation:
 
     def catch_up(self, start: int) -> None:
         """Validate now if the run was stopped between the state and its validation, or is to do so before step 1."""
-        if self.due(start) and self._memory().get("step", -1) < start:
+        memory = self._memory()
+        last = memory.get("step", -1)
+        if last > start and dist.is_main():  # the run came back to an earlier state
+            self._remember({**memory, "step": start})
+        if self.due(start) and last < start:
             self.run(start)
 
     def run(self, step: int) -> None:
@@ -145,7 +149,11 @@ class Validation:
         elif dist.is_main() and self._memory_file().is_file():
             try:
                 memory = json.loads(self._memory_file().read_text(encoding="utf-8"))
-            except ValueError as error:
+                kinds = {"step": int, "best": dict, "bests": dict}
+                if not isinstance(memory, dict) or any(not isinstance(memory.get(k, t()), t) for k, t in kinds.items()):
+                    memory = {}
+                    raise ValueError("expected what validations leave, got something else")
+            except (ValueError, OSError) as error:
                 log.warning("%s: not readable, starting with no best checkpoint: %s", self._memory_file(), error)
         return dict(dist.broadcast_json(memory))
 

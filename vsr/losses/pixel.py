@@ -135,6 +135,7 @@ class PSNRLoss(nn.Module):
             if error.shape[-3] != 3:
                 raise ValueError(f"pred: toY expects 3 channels (RGB), got {tuple(pred.shape)}")
             # the offset of luma cancels in the difference
-            error = (error * error.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255).sum(-3, keepdim=True)
+            red, green, blue = error.split(1, -3)
+            error = (65.481 * red + 128.553 * green + 24.966 * blue) / 255
         mse = error.square().mean(dim=(-3, -2, -1))
         return self.loss_weight * 10 * torch.log10(mse + 1e-8).mean()

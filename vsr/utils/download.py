@@ -76,15 +76,12 @@ def fetch_once(url: str, digest: str) -> Path:
     if not name or not digest:
         raise ValueError(f"{url}: expected the address of a file, and its SHA-256, got {name!r} and {digest!r}.")
     target = cache_root() / "weights" / name
+    if _is_there(target, digest):  # perhaps in a cache that is shared, and nobody may write to
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{name}.lock").open("a") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        if target.is_file():
-            if not (found := sha256(target)).startswith(digest):
-                raise ValueError(
-                    f"{target}: expected a file whose SHA-256 begins with {digest}, got {found}. "
-                    "Correct the digest, or delete the file to have it fetched again."
-                )
+        if _is_there(target, digest):  # another process has fetched it meanwhile
             return target
         log.info("fetching %s", url)
         try:
@@ -95,6 +92,17 @@ def fetch_once(url: str, digest: str) -> Path:
                 f"and put it here as {target}"
             ) from error
     return target
+
+
+def _is_there(target: Path, digest: str) -> bool:
+    if not target.is_file():
+        return False
+    if not (found := sha256(target)).startswith(digest):
+        raise ValueError(
+            f"{target}: expected a file whose SHA-256 begins with {digest}, got {found}. "
+            "Correct the digest, or delete the file to have it fetched again."
+        )
+    return True
 
 
 def check(file: Path, digest: str) -> None:

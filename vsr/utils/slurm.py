@@ -40,7 +40,9 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that ``adopt`` sets; MASTER_ADDR and MASTER_PORT stay as they are where they are given."""
     if "SLURM_PROCID" not in environment or "RANK" in environment or "WORLD_SIZE" in environment:
         return {}
-    rank, tasks = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS", 1)
+    # Of the step where it is told: in the shell that salloc opens SLURM_NTASKS is the job's.
+    tasks = _number(environment, "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_NTASKS", 1))
+    rank = _number(environment, "SLURM_PROCID")
     list_name = next(
         (n for n in ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST") if environment.get(n)), ""
     )
