@@ -243,6 +243,7 @@ IMAGE = {
     ) | {"val": WITH_NIQE},
     "EDSR": training_file("SRModel", 4, IMAGE_SETS, EDSR, training(1e-4, L1, STEPS)),
     "RCAN": training_file("SRModel", 4, IMAGE_SETS, RCAN, training(1e-4, L1, STEPS)),
+    "RCAN_x2": training_file("SRModel", 2, IMAGE_SETS, RCAN, training(1e-4, L1, STEPS)),  # with upscale: 4, as it is
     "SwinIR": training_file("SwinIRModel", 4, IMAGE_SETS, SWINIR, training(2e-4, L1, STEPS)) | {"num_gpu": "auto"},
     "SRGAN": training_file("SRGANModel", 4, IMAGE_SETS, MSRRESNET, training(1e-4, L1, STEPS, **GAN), network_d=VGG),
     "ESRGAN": training_file("ESRGANModel", 4, IMAGE_SETS, RRDBNET, training(1e-4, L1, STEPS, **GAN), network_d=VGG),

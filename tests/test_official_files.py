@@ -76,6 +76,7 @@ def test_the_names_of_basicsrs_earlier_versions_mean_the_same(name: str, tmp_pat
         ("SRGAN", "train.relativistic", False),
         ("SwinIR", "train.reference_batch", None),  # num_gpu: auto
         ("MSRResNet", "val.metrics", {"psnr": {"crop_border": 4, "better": "higher"}}),  # NIQE is left out
+        ("RCAN_x2", "network_g.upscale", 2),  # 4 in the file
         ("RCAN_test", "val.save_img", True),
         ("NAFNet", "train.clip_grad", {"norm": 0.01, "value": None}),
         ("NAFNet", "val.metrics.ssim.ssim3d", True),

@@ -120,6 +120,26 @@ def test_text_that_could_be_something_else_stays_text(case: "Case", text: str) -
     assert load_options(case.path) == old
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'it''s # x'  # a name",
+        '"a \\" # x"  # a name',
+        "|  # a name\n      one # x\n      # y",
+        ">-  # a name\n      one # x\n\n      two",
+    ],
+)
+def test_a_hash_inside_of_a_value_is_no_comment(case: "Case", text: str) -> None:
+    old = case.load(case.good.replace("dataroot_gt: gt\n", f"dataroot_gt: {text}\n"))
+    converted = convert(case.path)
+    assert converted.lost == []
+    assert converted.text.count("# a name") == 1
+    (line,) = [line for line in converted.text.splitlines() if "dataroot_gt" in line and "# a name" in line]
+    assert line.endswith(" # a name")
+    case.path.write_text(converted.text, encoding="utf-8")
+    assert load_options(case.path) == old
+
+
 def test_null_stays_where_it_means_something(case: "Case") -> None:
     old = case.load(case.good.replace("  total_iter: 100", "  total_iter: 100\n  offset_watch: ~\n  ema_decay: 0"))
     assert old.train is not None

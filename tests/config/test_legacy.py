@@ -384,6 +384,54 @@ def test_an_override_of_a_phase_counts_as_it_would_in_the_file(override: str, fr
     assert plain(change["train"]) == {"freeze": freeze}
 
 
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("pixel_criterion=l2", "train.losses.pixel, with type"),
+        ("gan_type=ragan", "train.losses.gan.gan_type and train.relativistic"),
+        ("restart_weights=[0.5]", "train.scheduler.restart_weights"),
+        ("beta1=0.5", "train.optim_g.betas"),
+        ("beta2_G=0.5", "train.optim_g.betas"),
+        ("beta1_D=0.5", "train.optim_d.betas"),
+    ],
+)
+def test_an_override_that_needs_other_keys_of_2019_beside_it_is_refused(key: str, instead: str) -> None:
+    problems: list[str] = []
+    change = read_override(f"train.{key}")
+    translate(change, problems, over=parse("train: {}", "x.yml"))
+    name = key.partition("=")[0]
+    (problem,) = problems
+    assert problem.startswith(f"--set train.{key}: expected vsr's own key in an override, got {name} of 2019. Use ")
+    assert instead in problem
+    assert plain(change) == {"train": {}}
+
+
+def test_an_override_of_the_flows_rate_is_a_factor_of_the_files_rate() -> None:
+    file, problems = parse("train: {freeze: {parts: [spynet], until: 5}, optim_g: {lr: 2e-4}}", "x.yml"), list[str]()
+    change = read_override("train.lr_flow=1e-5")
+    translate(change, problems, over=file)
+    assert problems == []
+    assert plain(change["train"]) == {"lr_mul": {"spynet": pytest.approx(0.05)}}
+
+
+def test_nafnets_clipping_as_an_override_keeps_the_bound_that_is_there() -> None:
+    problems: list[str] = []
+    for file, expected in (("{clip_grad: {norm: 0.5}}", {}), ("{clip_grad: ~}", {"clip_grad": {"norm": 0.01}})):
+        change = read_override("train.use_grad_clip=true")
+        translate(change, problems, over=parse(f"train: {file}", "x.yml"))
+        assert plain(change["train"]) == expected
+    assert problems == []
+
+
+@pytest.mark.parametrize(("model", "scale", "upscale"), [("SRModel", 2, 2), ("SRModel", 3, 4), ("ImageModel", 2, 4)])
+def test_only_the_contradiction_of_basicsrs_rcan_is_mended(model: str, scale: int, upscale: int) -> None:
+    text = f"model_type: {model}\nscale: {scale}\nnetwork_g: {{type: RCAN, upscale: 4}}"
+    root, problems = parse(text, "x.yml"), list[str]()
+    translate(root, problems)
+    assert problems == []
+    assert root["network_g"]["upscale"] == upscale
+
+
 def test_nafnets_clipping_can_be_taken_away_and_given_by_an_override() -> None:
     problems: list[str] = []
     for word, clip in (("false", None), ("true", {"norm": 0.01})):

@@ -245,6 +245,18 @@ def test_a_gradient_penalty_of_then_is_refused() -> None:
     assert "gan_type: expected gan, ragan or lsgan, got 'wgan-gp'" in problem(ESRGAN.replace("ragan", "wgan-gp"))
 
 
+@pytest.mark.parametrize(("word", "level"), [("true", "WARNING"), ("false", "INFO"), ("~", "INFO")])
+@pytest.mark.parametrize("text", [EDVR, ESRGAN.replace("lr_gamma: 0.5", "lr_gamma: 0.5\n  restarts: [60000]"), ESRGAN])
+def test_clear_state_has_a_line_in_the_log_whatever_the_schedule(
+    text: str, word: str, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="vsr"):
+        file = translated(text.replace("train:\n  lr_G", f"train:\n  clear_state: {word}\n  lr_G"))
+    assert "clear_state" not in file["train"] | file["train"]["scheduler"]
+    (record,) = [record for record in caplog.records if "train.clear_state: it is not used" in record.getMessage()]
+    assert record.levelname == level
+
+
 def test_memcached_is_read_from_files() -> None:
     assert translated(EDVR.replace("mode: REDS", "mode: REDS_mc"))["datasets"]["train"]["type"] == "REDSDataset"
 

@@ -1,6 +1,7 @@
 """Option files of other dialects, written anew in vsr's vocabulary, with the comments that their authors left."""
 
 import dataclasses
+import math
 import re
 import tempfile
 from collections.abc import Iterable
@@ -66,8 +67,9 @@ class _Comments:
         self.behind: dict[int, str] = {}
         self.above: dict[int, list[tuple[int, str]]] = {}
         waiting: list[tuple[int, str]] = []
+        values = _values(text)
         for number, line in enumerate(text.splitlines(), 1):
-            start = _comment_start(line)
+            start = _comment_start(line, values.get(number, []))
             comment = line[start:].rstrip() if start is not None else ""
             if start is not None and not line[:start].strip():
                 waiting.append((number, comment))
@@ -92,15 +94,24 @@ class _Comments:
         return sorted([*self.behind, *(number for lines in self.above.values() for number, _ in lines)])
 
 
-def _comment_start(line: str) -> int | None:
-    """Return where the comment of a line begins: at a '#' behind a space, outside of quotes."""
-    quote = ""
+def _values(text: str) -> dict[int, list[tuple[float, float]]]:
+    """Return for each line from which column to which it belongs to keys and values, in quotes or not."""
+    spans: dict[int, list[tuple[float, float]]] = {}
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.ScalarToken):
+            first, last = token.start_mark, token.end_mark
+            block = token.style in ("|", ">")  # a comment may stand behind the sign, not in the lines below it
+            for line in range(first.line + (1 if block else 0), last.line + 1):
+                start = first.column if line == first.line else 0
+                spans.setdefault(line + 1, []).append((start, last.column if line == last.line else math.inf))
+    return spans
+
+
+def _comment_start(line: str, values: list[tuple[float, float]]) -> int | None:
+    """Return where the comment of a line begins: at a '#' behind a space, outside of keys and values."""
     for position, character in enumerate(line):
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"" and (position == 0 or line[position - 1] in " [{,:"):
-            quote = character
-        elif character == "#" and (position == 0 or line[position - 1] in " \t"):
+        apart = position == 0 or line[position - 1] in " \t"
+        if character == "#" and apart and not any(start <= position < end for start, end in values):
             return position
     return None
 
@@ -206,5 +217,8 @@ def _scalar(value: Any) -> str:
         return f"{'-' * sign}{mantissa[0]}{point}e{int(exponent) + len(mantissa) - 1}"
     if isinstance(value, float) and value.is_integer() and abs(value) >= 1000:
         return str(int(value))
-    text: str = yaml.dump([value], Dumper=TextDumper, default_flow_style=True, width=10**6, allow_unicode=True)
+    style = '"' if isinstance(value, str) and "\n" in value else None  # which alone has breaks on one line
+    text: str = yaml.dump(
+        [value], Dumper=TextDumper, default_style=style, default_flow_style=True, width=10**6, allow_unicode=True
+    )
     return re.sub(r"^\[|\]\n$", "", text)

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import vsr.registry
-from vsr.config.legacy_2019 import translate_2019, translate_batches
+from vsr.config.legacy_2019 import refuse_overrides, translate_2019, translate_batches
 from vsr.config.legacy_moves import mapping, move, move_keys
 from vsr.config.legacy_realesrgan import MODELS as REALESRGAN_MODELS
 from vsr.config.legacy_realesrgan import translate_realesrgan
@@ -84,6 +84,8 @@ def translate(root: Node, problems: list[str], *, over: Node | None = None) -> N
         problems: Receives what cannot be translated.
         over: Of an override: the translated file that it is put over.
     """
+    if over is not None:
+        refuse_overrides(root, problems)
     translate_batches(root, problems)
     move_keys(root, problems)
     if root.get("manual_seed", 0) is None:
@@ -95,11 +97,13 @@ def translate(root: Node, problems: list[str], *, over: Node | None = None) -> N
     if over is None:
         _count_reference_batch(root)
     train = root.get("train")
+    merges = over is not None and isinstance(train, Node) and train.on_path
+    below = over.get("train") if over is not None and merges else None  # what the override's train merges into
     if root.get("model_type") == "ImageRestorationModel":
         _read_as_nafnet(root)
-        _clip_as_nafnet(train, problems)
+        _clip_as_nafnet(train, below, problems)
     elif over is not None and isinstance(train, Node) and "use_grad_clip" in train:
-        _clip_as_nafnet(train, problems)
+        _clip_as_nafnet(train, below, problems)
     if root.get("model_type") == "ESRGANModel" and isinstance(train, Node):
         log.info("%s: its losses are train.relativistic: true", root.where("model_type"))
         train.put("relativistic", True, root.where("model_type"))
@@ -112,9 +116,11 @@ def translate(root: Node, problems: list[str], *, over: Node | None = None) -> N
     translate_sets(root)
     _translate_grids(root, problems)
     _mend_edvr(root, problems)
+    if dialect:
+        _mend_rcan(root)
     if isinstance(train, Node):
         _gather_freezing(train, (root if over is None else over).get("network_g"), problems, tell=dialect)
-        _gather_rates(train, problems, tell=dialect)
+        _gather_rates(train, below, problems, tell=dialect)
         _gather_losses(train, problems, tell=dialect)
         _gather_mixing(train, problems)
         _mend_schedule(train)
@@ -176,8 +182,11 @@ def _read_as_nafnet(root: Node) -> None:
             metric.put("ssim3d", True, mark)
 
 
-def _clip_as_nafnet(train: Any, problems: list[str]) -> None:
-    """NAFNet's code bounds the gradient's norm, which its files do not show, unless they say use_grad_clip: false."""
+def _clip_as_nafnet(train: Any, below: Any, problems: list[str]) -> None:
+    """NAFNet's code bounds the gradient's norm, which its files do not show, unless they say use_grad_clip: false.
+
+    ``below`` is the section that an override's merges into: a bound that is there stays.
+    """
     if not isinstance(train, Node):
         return
     clips, mark = train.take("use_grad_clip") if "use_grad_clip" in train else (True, train.where("clip_grad"))
@@ -185,6 +194,8 @@ def _clip_as_nafnet(train: Any, problems: list[str]) -> None:
         problems.append(f"{mark}: expected true or false, got {show(clips)}. Or write clip_grad: {{norm: 0.01}}.")
     elif not clips and train.on_path:  # what the file has is taken away
         train.put("clip_grad", None, mark)
+    elif isinstance(below, Node) and below.get("clip_grad") is not None:
+        log.info("%s: it is on: clip_grad stays as it is", mark)
     elif clips and "clip_grad" not in train:
         log.info("%s: NAFNet's code has it without saying so, clip_grad: {norm: 0.01}", mark)
         train.put("clip_grad", mapping(mark, norm=0.01), mark)
@@ -245,6 +256,14 @@ def _mend_edvr(root: Node, problems: list[str]) -> None:
         move(root, "network_g.predeblur", "network_g.with_predeblur", problems)
 
 
+def _mend_rcan(root: Node) -> None:
+    """BasicSR's file of RCAN for scale 2 names the network for scale 4."""
+    network = root.get("network_g")
+    if isinstance(network, Node) and (network.get("type"), network.get("upscale"), root.get("scale")) == ("RCAN", 4, 2):
+        log.info("%s: it is 2, as the scale says", network.where("upscale"))
+        network["upscale"] = 2
+
+
 def _mend_schedule(train: Node) -> None:
     """BasicSR has one class under two names; here MultiStepLR is without restarts."""
     scheduler = train.get("scheduler")
@@ -283,16 +302,20 @@ def _drop_ignored(root: Node) -> None:
             log.info("%s: %s is not used: %s", mark, show(value), instead)
 
 
-def _gather_rates(train: Node, problems: list[str], *, tell: bool) -> None:
-    """``dcn_lr_mul`` and ``flow_lr_mul`` are factors, ``lr_flow`` a rate of its own, which counts with fix_flow."""
+def _gather_rates(train: Node, below: Any, problems: list[str], *, tell: bool) -> None:
+    """``dcn_lr_mul`` and ``flow_lr_mul`` are factors, ``lr_flow`` a rate of its own, which counts with fix_flow.
+
+    ``below`` is the section that an override's merges into: its phase and its rate count.
+    """
     if "lr_flow" in train:
         rate, mark = train.take("lr_flow")
-        optimizer = train.get("optim_g")
+        whole = below if isinstance(below, Node) else train
+        optimizer = whole.get("optim_g")
         base = optimizer.get("lr") if isinstance(optimizer, Node) else None
-        if train.get("freeze") is None:
+        if whole.get("freeze") is None:
             log.info("%s: it is not used: it counts beside fix_flow only", mark)
         elif isinstance(base, int | float) and base > 0 and isinstance(rate, int | float):
-            log.info("%s: of optim_g.lr it is flow_lr_mul: %g", mark, rate / base)
+            log.info("%s: of optim_g.lr, %g, it is flow_lr_mul: %g", mark, base, rate / base)
             train.put("flow_lr_mul", rate / base, mark)
         else:
             problems.append(f"{mark}: expected a rate beside optim_g.lr, got {show(rate)}. Use flow_lr_mul, a factor.")

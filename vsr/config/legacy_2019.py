@@ -66,6 +66,25 @@ _SCHEDULES = {
 _CRITERIA = {"l1": "L1Loss", "l2": "MSELoss", "cb": "CharbonnierLoss"}
 _BOTH = ("network_g", "network_d")
 
+# Keys whose meaning depends on the rest of the file, and those of vsr that say what an override alone cannot.
+_ALONE = {
+    "pixel_criterion": "train.losses.pixel, with type, reduction and eps",
+    "gan_type": "train.losses.gan.gan_type and train.relativistic",
+    "restart_weights": "train.scheduler.restart_weights, which begin with that of the first period",
+    **dict.fromkeys(("beta1", "beta2", "beta1_G", "beta2_G"), "train.optim_g.betas, which has both"),
+    **dict.fromkeys(("beta1_D", "beta2_D"), "train.optim_d.betas, which has both"),
+}
+
+
+def refuse_overrides(root: Node, problems: list[str]) -> None:
+    """Take the keys out of an override that mean something only beside others; to be called before keys are moved."""
+    train = root.get("train")
+    if not isinstance(train, Node):
+        return
+    for key in [key for key in train if key in _ALONE]:
+        _, mark = train.take(key)
+        problems.append(f"{mark}: expected vsr's own key in an override, got {key} of 2019. Use {_ALONE[key]}.")
+
 
 def translate_batches(root: Node, problems: list[str]) -> None:
     """The batch of that time is the sum over all GPUs; to be called before keys are moved, which tell that time."""
@@ -195,6 +214,12 @@ def _optimizers(train: Node, problems: list[str]) -> None:
 
 def _schedule(train: Node, problems: list[str]) -> None:
     """``restarts`` are the ends of all periods but the last; ``restart_weights`` begin with the second period."""
+    if "clear_state" in train:
+        clears, mark = train.take("clear_state")
+        if clears:
+            log.warning("%s: it is not used: a restart keeps the state of the optimizer", mark)
+        else:
+            log.info("%s: it is not used: a restart always keeps the state of the optimizer", mark)
     if "lr_scheme" not in train:
         return
     kind, mark = train.take("lr_scheme")
@@ -225,8 +250,7 @@ def _schedule(train: Node, problems: list[str]) -> None:
         scheduler.put("restarts", [0, *restarts], mark)
         scheduler.put("restart_weights", [1, *weights], mark)
     else:
-        for key in ("restart_weights", "clear_state"):
-            (scheduler if key in scheduler else train).pop(key, None)
+        _drop(scheduler, "restart_weights", "there are no restarts")
 
 
 def _pixel_loss(train: Node, model: Any, problems: list[str]) -> None:
