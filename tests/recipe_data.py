@@ -48,13 +48,14 @@ def make_tree(root: Path) -> None:
 
 
 def _reds(root: Path) -> None:
-    """The clips as EDVR's family wants them, and the single images of NAFNet."""
+    """The clips as EDVR's family wants them, in the output of prepare_reds.py, and the single images of NAFNet."""
+    prepared = root / "prepared"
     for number in (0, 1, 2, 11, 15, 20):
-        write_frames(root / "train_sharp" / f"{number:03d}", 5, (32, 32), seed=number, name="{:08d}")
+        write_frames(prepared / "train_sharp" / f"{number:03d}", 5, (32, 32), seed=number, name="{:08d}")
     for lq in ("train_sharp_bicubic/X4", "train_blur_bicubic/X4"):
-        _reduce(root / "train_sharp", root / lq, 4)
+        _reduce(prepared / "train_sharp", prepared / lq, 4)
     for lq in ("train_blur", "train_blur_comp"):
-        _reduce(root / "train_sharp", root / lq, 1)
+        _reduce(prepared / "train_sharp", prepared / lq, 1)
     for part, seed in (("train", 30), ("val", 31)):
         write_frames(root / part / f"{part}_sharp" / "000", 3, (SIDE, SIDE), seed=seed, name="{:08d}")
         _reduce(root / part / f"{part}_sharp", root / part / f"{part}_blur_jpeg", 1)

@@ -1,12 +1,15 @@
 """The table of recipes, and what the comments of the option files say, against their values."""
 
+import argparse
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 from vsr import recipes
 from vsr.config import Options, StageOptions
+from vsr.data.reds_files import SUPER_RESOLUTION
 from vsr.models.published import TABLE
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +68,62 @@ def test_the_comments_of_a_file_to_train_with_say_what_its_values_do(path: Path)
     for script in re.findall(r"scripts/\w+\.py", said["Data"]):
         assert (ROOT / script).is_file()
     assert_measured_as_said(options, said["Expected"])
+
+
+def roots(path: Path, key: str | None = None) -> set[Path]:
+    """Where the data sets of an option file are, or the one of this key."""
+    sets = recipes.load(path).datasets
+    given = [section.dataset.args for name, section in sets.items() if key in (None, name)]
+    found = {Path(args[name]) for args in given for name in ("dataroot_gt", "dataroot_lq") if args.get(name)}
+    assert found
+    return found
+
+
+def prepared_by(script: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, argparse.Namespace]]:
+    """The files to train with whose data a script prepares, and their commands as the script understands them."""
+    arguments = runpy.run_path(str(ROOT / script))["arguments"]
+    found = []
+    for path in TRAIN:
+        command = recipes.header(path)[1]["Data"].split()
+        if script in command:
+            monkeypatch.setattr("sys.argv", command)
+            found.append((path, arguments()))
+    assert found
+    return found
+
+
+def test_recipes_on_reds_read_what_their_command_prepares_with_the_clips_of_val(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    validated = set()
+    for path, given in prepared_by("scripts/prepare_reds.py", monkeypatch):
+        output = Path(given.output or Path(given.root) / "prepared")
+        subsets = given.subsets or SUPER_RESOLUTION
+        for root in roots(path):
+            subset = root.relative_to(output).parts[0]
+            assert {subset, subset.replace("train_", "val_")} <= set(subsets), path
+            assert root == output / subset / ("X4" if "bicubic" in subset else "")
+        validated.add(frozenset(roots(path, "val")))
+    tested = [path for path in TEST if path.stem.endswith("_reds4")]
+    assert {frozenset(roots(path)) for path in tested} == validated
+
+
+def test_recipes_on_vimeo90k_read_the_archive_and_what_their_command_prepares(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {"bicubic": "vimeo_septuplet_matlabLRx4", "bd": "vimeo_septuplet_BDLRx4"}
+    for path, given in prepared_by("scripts/prepare_vimeo90k.py", monkeypatch):
+        made = Path(given.output or Path(given.root) / "prepared") / folders[given.lr[0]] / "sequences"
+        assert roots(path, "train") == {Path(given.root) / "vimeo_septuplet" / "sequences", made}, path
+
+
+def test_recipes_on_flickr1024_read_the_patches_of_the_scale_that_their_command_makes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for path, given in prepared_by("scripts/prepare_flickr1024.py", monkeypatch):
+        scale = recipes.load(path).scale
+        assert given.scale == [scale], path
+        assert roots(path, "train") == {Path(given.output) / f"patches_x{scale}"}
+        test = Path(given.output) / "test" / "Flickr1024"
+        assert roots(path, "val") == {test / "hr", test / f"lr_x{scale}"}
 
 
 @pytest.mark.parametrize("path", TEST, ids=name)

@@ -271,7 +271,7 @@ def test_a_model_that_computes_something_else_is_not_written(tmp_path: Path, mon
 @pytest.mark.fault
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ValueError, match=r"packages onnx and onnxscript: pip install 'vsr\[onnx\]'"):
+    with pytest.raises(ValueError, match=r"packages onnx and onnxscript: pip install -e '\.\[onnx\]'"):
         export_onnx(build("MSRResNet"), tmp_path / "a.onnx", (8, 8))
 
 

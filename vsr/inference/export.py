@@ -158,7 +158,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         from onnxscript import opset19
     except ImportError as error:
         raise ValueError(
-            f"ONNX: expected the packages onnx and onnxscript: pip install 'vsr[onnx]' ({error})"
+            f"ONNX: expected the packages onnx and onnxscript: pip install -e '.[onnx]' ({error})"
         ) from error
 
     def deform_conv(
