@@ -49,8 +49,20 @@ def test_when_a_process_fails_its_own_words_are_the_last_ones(tiny: Path, tmp_pa
     assert "this process was told to fail at step 5" in cause
 
 
-def test_torchrun_starts_a_run_again_that_lost_a_process(tiny: Path, tmp_path: Path) -> None:
-    arguments = ["-opt", str(tiny), "--set", "logger.save_checkpoint_freq=2", "val.val_freq=null"]
+LATE = """
+import os, time
+if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "1"):
+    time.sleep(3)  # the other one is early, and must not take the dead process's address for this one's
+"""
+
+
+def test_torchrun_starts_a_run_again_that_lost_a_process(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    imports = "imports=[tiny_networks, late]"
+    arguments = ["-opt", str(tiny), "--set", imports, "logger.save_checkpoint_freq=2", "val.val_freq=null"]
     ended = run_ranks(2, "train.py", *arguments, kill={1: 6}, torchrun=["--max-restarts=1"])
     assert ended.status == 0, ended.output
     assert ended.left == []

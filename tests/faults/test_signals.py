@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -89,28 +90,35 @@ def test_a_second_ctrl_c_while_a_state_is_written_leaves_the_one_before(
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_at_random_moments_equals_one_that_is_not(tiny: Path, tmp_path: Path) -> None:
-    long = ["train.total_iter=60", "train.scheduler.periods=[60]", "val.val_freq=10"]
-    train(load_options(tiny, ["name=whole", *long]))
+    long = ["train.total_iter=200", "train.scheduler.periods=[200]", "val.val_freq=10"]
     root = tmp_path / "experiments" / "tiny"
-    stopped = 0
-    for _ in range(20):
+
+    def whole() -> None:
+        assert train_main(["-opt", str(tiny), "--set", "name=whole", *long]) == 0
+
+    start = time.monotonic()
+    assert in_child(whole) == 0
+    lasted = time.monotonic() - start
+    stopped = rounds = 0
+    while max(history(root), default=0) < 200 and rounds < 30:
+        rounds += 1
         before = max(history(root), default=0)
 
         def training() -> None:
-            after = random.uniform(0.3, 0.8)  # of starting, of training and validating, of saving
+            after = random.uniform(0.05, 0.3) * lasted  # while it starts, trains, validates, saves
             threading.Timer(after, os.kill, (os.getpid(), random.choice([signal.SIGTERM, signal.SIGUSR1]))).start()
             signal.signal(signal.SIGUSR1, signal.default_int_handler)  # as if before the first step nothing were there
             assert train_main(["-opt", str(tiny), "--set", *long]) in (0, 130)
 
         assert in_child(training) in (0, -signal.SIGTERM)
         done = max(history(root), default=0)
-        if done > before and done < 60:
+        if before < done < 200:
             stopped += 1
             assert newest_valid(root / "training_states") == root / "training_states" / f"{done}.state"
     train(load_options(tiny, long))
     assert stopped > 2
-    assert steps_told(root) == list(range(1, 61))  # not one was taken twice
-    assert_same_run(tmp_path / "experiments" / "whole", root, 60)
+    assert steps_told(root) == list(range(1, 201))  # not one was taken twice
+    assert_same_run(tmp_path / "experiments" / "whole", root, 200)
 
 
 @pytest.mark.slow

@@ -126,6 +126,24 @@ def test_a_compiled_network_trains_with_the_other_settings(tiny: Path, settings:
     assert all(entry["total"] > 0 for entry in history(root).values())
 
 
+def test_validation_compiles_nothing(tiny: Path) -> None:
+    row = {**ROWS[0], "network": "MSRResNet", **{name: next(iter(values)) for name, values in SETTINGS.items()}}
+    model = built(tiny, row | {"validation": "no ema"})
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    model.compiled = True
+    model.network_g.compile(backend=backend, dynamic=False)
+    model.validate([batch_for(row, 0)])
+    assert compiled == []
+    model.train_step([batch_for(row, 0)], 1)
+    assert len(compiled) == 1
+
+
 def test_without_a_compiler_compile_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)

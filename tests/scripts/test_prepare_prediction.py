@@ -28,7 +28,10 @@ def script(name: str, *arguments: str) -> list[str]:
 
 
 def run(command: list[str]) -> tuple[int, str, str]:
-    result = subprocess.run(command, env=environment(), text=True, capture_output=True, timeout=120, check=False)
+    # FFmpeg and OpenCV quote what they find in a damaged file, whatever bytes these are.
+    result = subprocess.run(
+        command, env=environment(), text=True, errors="replace", capture_output=True, timeout=120, check=False
+    )
     return result.returncode, result.stdout, result.stderr
 
 

@@ -55,6 +55,7 @@ class RestorationModel:
 
     def __init__(self, *, options: Options, device: torch.device, train: bool = True) -> None:
         self.options, self.device, self.trains = options, device, train
+        self.compiled = train and options.train is not None and options.train.compile
         torch.manual_seed(options.manual_seed)  # the same initial weights on every process and in every run
         self.network_g = build_network(options.network_g.as_option()).to(device)
         scale = getattr(self.network_g, "scale", options.scale)
@@ -112,12 +113,13 @@ class RestorationModel:
                 name = self.options.network_g.type
                 raise ValueError(f"train.checkpoint_activations: expected false, as {name} names no part to recompute.")
             checkpoint_activations(self.network_g)
-        if options.compile:
+        if self.compiled:
             try:
                 find_compiler("cpu")
             except BuildError as error:
                 raise ValueError(f"train.compile: expected what torch.compile needs, but {error}.") from error
-            self.network_g.compile()
+            # Each crop size of a progressive schedule by itself: Inductor fails on sizes left open in some networks.
+            self.network_g.compile(dynamic=False)
         self.parallel: nn.Module = self.network_g  # what the training step calls; DDP from the first one on
         self.bad_steps_in_a_row = torch.zeros((), device=self.device)
         self.skipped = torch.zeros((), device=self.device)  # 1: the last step changed nothing
@@ -304,6 +306,10 @@ class RestorationModel:
         with autocast(self.device, getattr(torch, self.options.val.precision)):
             return self.restore(batch).float()
 
+    def _uncompiled(self) -> contextlib.AbstractContextManager[Any]:
+        """Let a compiled network run as written: each size of frames would be compiled by itself, for minutes."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
+
     @torch.inference_mode()
     def validate(
         self,
@@ -326,7 +332,8 @@ class RestorationModel:
         self.inference_network.eval()
         records = []
         for batch in loader:
-            frames = (restore or self.restore_at_precision)(self.prepare(batch))
+            with self._uncompiled():
+                frames = (restore or self.restore_at_precision)(self.prepare(batch))
             image = batch["lq"].dim() == 4
             for (key, target), frame in zip(_frames(batch), frames.reshape(-1, *frames.shape[-3:]), strict=True):
                 picture = to_uint8(frame)

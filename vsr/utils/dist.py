@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as torch_dist
+from torch.distributed.rendezvous import rendezvous
+
+from vsr.utils.meeting import meet
 
 _hosts: torch_dist.ProcessGroup | None = None  # gloo beside NCCL, for what hosts tell each other; None: the only group
 _waiting: torch_dist.ProcessGroup | None = None  # gloo, for waits that may be long
@@ -41,6 +44,7 @@ def init(timeout: float) -> torch.device:
 
     Raises:
         ValueError: more processes than GPUs on this machine.
+        TimeoutError: the others did not come.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cpu")
@@ -61,12 +65,15 @@ def init(timeout: float) -> torch.device:
         # Its defaults (group=group.WORLD) would keep hold of the group were it imported later, as torch._dynamo does:
         # the group's threads would outlive shutdown(), and abort the process when they meet the ending interpreter.
         importlib.import_module("torch.distributed.nn.functional")
+        limit = datetime.timedelta(seconds=timeout)
+        store, rank, world_size = next(rendezvous("env://", timeout=limit))
+        store = meet(store, rank, world_size, timeout)
         torch_dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
+            "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size, timeout=limit
         )
         global _hosts, _waiting, _timeout
         if device.type == "cuda":
-            _hosts = torch_dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout))
+            _hosts = torch_dist.new_group(backend="gloo", timeout=limit)
         _waiting = torch_dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=PATIENCE))
         _timeout = timeout
     return device
