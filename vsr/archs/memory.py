@@ -10,8 +10,8 @@ words; space-time memory (Oh et al., ICCV 2019, arXiv:1904.00607) is the search 
 
 Shapes: b batch, m slots, d channels of keys, dv of values, h w sizes: q (b, d, h, w), k (b, m, d, h, w),
 v (b, m, dv, h, w), o (b, dv, h, w). A ``mask`` (b, m), true where a slot holds something (one at least), takes all
-weight from the others. ``scale`` multiplies the logits, a number or a tensor of one; none: 1/sqrt(d). Logits and softmax are float32
-at least, whatever q, k and v are.
+weight from the others. ``scale`` multiplies the logits, a number or a tensor of one; none: 1/sqrt(d). Logits and
+softmax are float32 at least, whatever q, k and v are.
 
 The memory that a read needs does not grow with the number of candidates: taps of the neighbourhood are shifted dot
 products of slices, nothing is unfolded; the whole space is searched for ``chunk`` pixels at a time, and the backward
