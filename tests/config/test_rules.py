@@ -67,6 +67,7 @@ def test_every_bound_stands_for_a_key_of_the_schema(pattern: str) -> None:
         ),
         ("datasets.val/x={type: Clips}", "begins with 'val' or 'test', got 'val/x'."),
         ("datasets.test={type: Clips, name: val}", "expected a name of its own, got 'val', which 'val' has too."),
+        ("datasets.test={type: Clips, name: report}", "a name of its own, got 'report', which 'report.csv' has too."),
     ],
 )
 def test_a_value_that_breaks_a_rule_is_told(case: "Case", override: str, message: str) -> None:

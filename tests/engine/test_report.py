@@ -86,6 +86,27 @@ def test_the_table_holds_means_baseline_gain_and_definitions(tmp_path: Path) -> 
     assert not page.all("td", **{"class": "bad"})
 
 
+def test_the_totals_of_several_sets_stand_in_one_table_at_the_top(tmp_path: Path) -> None:
+    base = [Record(r.key, {"psnr": 28.0}) for r in records(5)]
+    sets = [
+        SetReport(name="REDS4", records=records(5), baseline=base, definitions={"psnr": "PSNR, RGB"}),
+        SetReport(name="Vid4", records=records(3), baseline=base[:3], definitions={"psnr": "PSNR, RGB"}),
+    ]
+
+    def top(*sets: SetReport) -> list[str]:
+        write_report(tmp_path / "r.html", title="run", facts={}, sets=sets)
+        text = Page(tmp_path / "r.html").text
+        return text[: text.index("REDS4: 5") if "REDS4: 5" in text else text.index("5 frames of")].split()
+
+    # by hand: the means of 30 to 34 and of 30 to 32
+    expected = "All sets set psnr lpips restored bicubic gain restored bicubic gain REDS4 32.000 28.000 +4.000"
+    assert " ".join(top(*sets)).startswith(f"run run {expected}")
+    assert " ".join(top(*sets)).count("31.000 28.000 +3.000") == 1
+    assert "All" not in top(sets[0])
+    alone = SetReport(name="Vid4", records=records(3))  # compared with nothing: no column of a baseline for any set
+    assert " ".join(top(sets[0], alone)).startswith("run run All sets set psnr lpips REDS4 32.000 0.2800 Vid4 31.000")
+
+
 def test_a_baseline_goes_by_its_own_name(tmp_path: Path) -> None:
     page = report(tmp_path, beside="copy")
     assert "copy: the last input frame, a prediction that nothing moves; gain: restored minus copy" in page.text

@@ -3,7 +3,18 @@ import math
 
 import pytest
 
-from vsr.engine.results import Record, decimals_of, format_table, how, rows, totals, write_csv
+from vsr.engine.results import (
+    Record,
+    decimals_of,
+    format_sets,
+    format_table,
+    how,
+    rows,
+    set_row,
+    totals,
+    write_csv,
+    write_sets_csv,
+)
 
 CLIPS = [
     Record("a/0", {"psnr": 30.0, "ssim": 0.9}),
@@ -165,3 +176,31 @@ def test_a_baseline_that_is_not_enlarged_is_not_called_bicubic(tmp_path, beside:
     assert "bicubic" not in table
     write_csv(tmp_path / "t.csv", CLIPS, BICUBIC, beside=beside)
     assert (tmp_path / "t.csv").read_text().splitlines()[0].endswith(f",{beside} psnr,{beside} ssim")
+
+
+def test_several_sets_are_one_table_with_a_line_a_set(tmp_path) -> None:
+    images = [Record("1", {"psnr": 30.0, "lpips": 0.25}), Record("2", {"psnr": 33.0, "lpips": 0.5})]
+    enlarged = [Record("1", {"psnr": 29.0, "lpips": 0.5}), Record("2", {"psnr": 29.0, "lpips": 0.5})]
+    sets = [set_row("REDS4", CLIPS, BICUBIC), set_row("Set5", images, enlarged), set_row("wild", [Record("0")], [])]
+    assert format_sets(sets, DEFINITIONS, "bicubic").splitlines() == [
+        "totals of 3 sets",
+        "         psnr  bicubic    gain    ssim  bicubic     gain   lpips  bicubic     gain",
+        "REDS4  25.500   24.750  +0.750  0.6750   0.6750  +0.0000       -        -        -",
+        "Set5   31.500   29.000  +2.500       -        -        -  0.3750   0.5000  -0.1250",
+        "wild        -        -       -       -        -        -       -        -        -",
+        "psnr: PSNR, RGB, crop 0",
+        "ssim: SSIM, Y, 2-D window, crop 0",
+        "bicubic: the input enlarged by antialiased bicubic interpolation; gain: restored minus bicubic",
+    ]
+    assert format_sets(sets[:1], DEFINITIONS).splitlines()[1:3] == ["         psnr    ssim", "REDS4  25.500  0.6750"]
+    write_sets_csv(tmp_path / "report.csv", sets, "bicubic")
+    with (tmp_path / "report.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    assert lines == [
+        ["set", "psnr", "ssim", "lpips", "bicubic psnr", "bicubic ssim", "bicubic lpips"],
+        ["REDS4", "25.5", str(sets[0].restored["ssim"]), "", "24.75", "0.675", ""],
+        ["Set5", "31.5", "", "0.375", "29.0", "", "0.5"],
+        ["wild", "", "", "", "", "", ""],
+    ]
+    write_sets_csv(tmp_path / "report.csv", sets)
+    assert (tmp_path / "report.csv").read_text().startswith("set,psnr,ssim,lpips\nREDS4,25.5,")

@@ -179,7 +179,7 @@ def _sets(facts: _Facts, checker: Checker) -> None:
     if facts.get("train") and facts.get("datasets") is not None and "train" not in sets and not misnamed:
         text = "expected a set 'train' for the section train, got none. Add datasets.train."
         checker.add(facts.where("datasets"), text)
-    seen: dict[str, str] = {}
+    seen = {"report": "report.csv"}  # which has the totals of all sets
     for key in [key for key in sets if key != "train"]:
         name = facts.get("datasets", key, "name") or key
         if name in seen:

@@ -13,7 +13,18 @@ import numpy as np
 
 from vsr.engine.chart import chart
 from vsr.engine.report_page import SCRIPT, STYLE
-from vsr.engine.results import BESIDE, Record, decimals_of, how, is_video, metric_names, rows
+from vsr.engine.results import (
+    BESIDE,
+    Record,
+    Row,
+    decimals_of,
+    how,
+    is_video,
+    measured_in,
+    metric_names,
+    rows,
+    set_row,
+)
 from vsr.utils.files import atomic_write
 
 MOST_OPEN_ROWS = 25  # clips that the page lists at once; more are folded away
@@ -89,7 +100,7 @@ def pick_examples(records: Sequence[Record], metric: str, higher_is_better: bool
 
 
 def write_report(path: str | Path, *, title: str, facts: Mapping[str, str], sets: Sequence[SetReport]) -> None:
-    """Write the page: facts, and for each set its table, the curve of its first metric and its examples.
+    """Write the page: facts, the totals of all sets, and for each its table, its first metric's curve and its examples.
 
     The file asks for nothing outside itself, and a content security policy in it forbids that. The
     page works without JavaScript, too: the pictures then stand one below the other.
@@ -111,10 +122,28 @@ def write_report(path: str | Path, *, title: str, facts: Mapping[str, str], sets
             f"<style>{STYLE}</style>\n<script>{SCRIPT}</script>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
             f'<dl class="facts">{fact_lines}</dl>\n'
         )
+        if len(sets) > 1:
+            file.write(_all_sets(sets))
         for part in sets:
             for piece in _set(part):
                 file.write(piece)
         file.write("</body>\n</html>\n")
+
+
+def common_baseline(sets: Sequence[SetReport]) -> str | None:
+    """Return what all sets are compared with, a key of ``vsr.engine.results.BESIDE``; None: not all with the same."""
+    kinds = {part.beside if part.baseline is not None else None for part in sets}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _all_sets(sets: Sequence[SetReport]) -> str:
+    """Return one table with a line a set."""
+    lines = [set_row(part.name, part.records, part.baseline) for part in sets]
+    names = measured_in(lines, sets[0].definitions)
+    if not names:
+        return ""
+    head, body = _lines("set", lines, names, common_baseline(sets), sets[0].higher_is_better)
+    return f"<h2>All sets</h2>\n{_table(head, ''.join(body))}"
 
 
 def _set(part: SetReport) -> list[str]:
@@ -132,34 +161,42 @@ def _set(part: SetReport) -> list[str]:
 
 
 def _tables(part: SetReport, names: Sequence[str]) -> str:
-    lines = rows(part.records, names, part.baseline)
-    compared = part.baseline is not None
-    places = {
-        n: decimals_of(v for r in lines for m in (r.restored, r.baseline) if (v := m.get(n)) is not None) for n in names
-    }
+    shown = rows(part.records, names, part.baseline)
     kind = "clip" if is_video(part.records) else "image"
-    span = ' colspan="3" class="group"' if compared else ' class="first"'
-    head = f"<tr><th>{kind}</th>" + "".join(f"<th{span}>{escape(n)}</th>" for n in names) + "</tr>"
-    if compared:
-        each = f'<th class="first">restored</th><th>{part.beside}</th><th>gain</th>'
-        head += f"<tr><th></th>{each * len(names)}</tr>"
-    body = []
-    for row in lines:
-        cells = [f"<td>{escape(row.label)}</td>"]
-        for name in names:
-            cells.append(f'<td class="first">{_number(row.restored.get(name), places[name])}</td>')
-            if compared:
-                cells.append(f"<td>{_number(row.baseline.get(name), places[name])}</td>")
-                gain = row.gain(name)
-                improved = (gain or 0) * (1 if part.higher_is_better.get(name, True) else -1)
-                mark = ' class="good"' if improved > 0 else ' class="bad"' if improved < 0 else ""
-                cells.append(f"<td{mark}>{_number(gain, places[name], sign=True)}</td>")
-        body.append("".join(cells))
-    total = f'<tr class="total">{body.pop()}</tr>'
-    each = "".join(f"<tr>{line}</tr>\n" for line in body)
+    compared = part.beside if part.baseline is not None else None
+    head, body = _lines(kind, shown, names, compared, part.higher_is_better)
+    total = body.pop().replace("<tr>", '<tr class="total">', 1)
+    each = "".join(body)
     if len(body) <= MOST_OPEN_ROWS:
         return _table(head, each + total)
     return _table(head, total) + f"<details><summary>all {len(body)} {kind}s</summary>{_table(head, each)}</details>\n"
+
+
+def _lines(
+    kind: str, shown: Sequence[Row], names: Sequence[str], beside: str | None, higher_is_better: Mapping[str, bool]
+) -> tuple[str, list[str]]:
+    """Return the head of a table and its lines: of each metric the value and, compared, the baseline's and the gain."""
+    places = {
+        n: decimals_of(v for r in shown for m in (r.restored, r.baseline) if (v := m.get(n)) is not None) for n in names
+    }
+    span = ' colspan="3" class="group"' if beside else ' class="first"'
+    head = f"<tr><th>{kind}</th>" + "".join(f"<th{span}>{escape(n)}</th>" for n in names) + "</tr>"
+    if beside:
+        each = f'<th class="first">restored</th><th>{beside}</th><th>gain</th>'
+        head += f"<tr><th></th>{each * len(names)}</tr>"
+    body = []
+    for row in shown:
+        cells = [f"<td>{escape(row.label)}</td>"]
+        for name in names:
+            cells.append(f'<td class="first">{_number(row.restored.get(name), places[name])}</td>')
+            if beside:
+                cells.append(f"<td>{_number(row.baseline.get(name), places[name])}</td>")
+                gain = row.gain(name)
+                improved = (gain or 0) * (1 if higher_is_better.get(name, True) else -1)
+                mark = ' class="good"' if improved > 0 else ' class="bad"' if improved < 0 else ""
+                cells.append(f"<td{mark}>{_number(gain, places[name], sign=True)}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>\n")
+    return head, body
 
 
 def _table(head: str, body: str) -> str:

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vsr.utils.files import atomic_write
@@ -128,23 +128,33 @@ def format_table(
         beside the others follow below them.
     """
     names = metric_names(records, definitions)
-    lines = [f"{name}: {how(records, names)}"]
     shown = rows(records, names, baseline)
     if len(shown) - 1 > MOST_ROWS:
         shown = shown[-1:]
-    labels = ["", *(_shorten(row.label) for row in shown)]
-    table: list[list[str]] = []
-    for metric in names:
-        columns = _columns(metric, shown, beside if baseline is not None else None)
-        if table and _width([*table, *columns]) > WIDTH:
-            lines += [*_lines(table), ""]
-            table = []
-        table = [*(table or [labels]), *columns]
-    lines += _lines(table)
-    lines += [f"{metric}: {definitions[metric]}" for metric in names if metric in definitions]
-    if names and baseline is not None:
-        lines.append(f"{beside}: {BESIDE[beside]}; gain: restored minus {beside}")
-    return "\n".join(lines)
+    heading = f"{name}: {how(records, names)}"
+    return "\n".join([heading, *_explained(shown, names, definitions, beside if baseline is not None else None)])
+
+
+def set_row(name: str, records: Sequence[Record], baseline: Sequence[Record] | None = None) -> Row:
+    """Return the totals of a set, to stand beside those of other sets."""
+    return replace(rows(records, metric_names(records), baseline)[-1], label=name)
+
+
+def format_sets(sets: Sequence[Row], definitions: Mapping[str, str], beside: str | None = None) -> str:
+    """Return one table of several sets, a line a set, as ``format_table`` lays it out.
+
+    Args:
+        sets: Of ``set_row``.
+        definitions: As in ``format_table``.
+        beside: What their baseline is, a key of BESIDE; None: no comparison.
+    """
+    names = measured_in(sets, definitions)
+    return "\n".join([f"totals of {len(sets)} sets", *_explained(sets, names, definitions, beside)])
+
+
+def measured_in(sets: Sequence[Row], first: Iterable[str] = ()) -> list[str]:
+    """Return the names of the metrics that some set has, in the order that ``metric_names`` gives them."""
+    return metric_names([Record(row.label, row.restored) for row in sets], first)
 
 
 @dataclass(frozen=True)
@@ -198,6 +208,18 @@ def write_csv(
             writer.writerow([record.key, clip, frame, *values, *([fingerprint] if fingerprint else [])])
 
 
+def write_sets_csv(path: str | Path, sets: Sequence[Row], beside: str | None = None) -> None:
+    """Write one line a set: its name, the total of each metric, and those of the baseline; numbers as ``write_csv``."""
+    names = measured_in(sets)
+    others = [f"{beside} {name}" for name in names] if beside is not None else []
+    with atomic_write(Path(path), "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["set", *names, *others])
+        for row in sets:
+            compared = [row.baseline.get(name, "") for name in names] if others else []
+            writer.writerow([row.label, *(row.restored.get(name, "") for name in names), *compared])
+
+
 def _mean(values: Sequence[float]) -> float:
     # fsum is exact, so the mean of equal values is that value; it refuses infinities of both signs
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
@@ -210,6 +232,26 @@ def _count(number: int, noun: str) -> str:
 def _shorten(label: str) -> str:
     half = LONGEST_LABEL // 2
     return label if len(label) <= LONGEST_LABEL else f"{label[: half - 1]}...{label[-(half - 2) :]}"
+
+
+def _explained(
+    shown: Sequence[Row], names: Sequence[str], definitions: Mapping[str, str], beside: str | None
+) -> list[str]:
+    """Return the lines of a table, and below them what its columns are; ``beside`` None: without the baseline."""
+    labels = ["", *(_shorten(row.label) for row in shown)]
+    lines: list[str] = []
+    table: list[list[str]] = []
+    for metric in names:
+        columns = _columns(metric, shown, beside)
+        if table and _width([*table, *columns]) > WIDTH:
+            lines += [*_lines(table), ""]
+            table = []
+        table = [*(table or [labels]), *columns]
+    lines += _lines(table)
+    lines += [f"{metric}: {definitions[metric]}" for metric in names if metric in definitions]
+    if names and beside is not None:
+        lines.append(f"{beside}: {BESIDE[beside]}; gain: restored minus {beside}")
+    return lines
 
 
 def _columns(metric: str, shown: Sequence[Row], beside: str | None) -> list[list[str]]:

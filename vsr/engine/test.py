@@ -15,8 +15,8 @@ from vsr.config.reader import Node, read_file
 from vsr.data.fingerprint import fingerprint
 from vsr.engine.checkpoint import BEST_WEIGHTS
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_file, frame_writer, higher_is_better
-from vsr.engine.report import Example, SetReport, pick_examples, write_report
-from vsr.engine.results import format_table, write_csv
+from vsr.engine.report import Example, SetReport, common_baseline, pick_examples, write_report
+from vsr.engine.results import format_sets, format_table, set_row, write_csv, write_sets_csv
 from vsr.engine.run_folder import archive, write_options
 from vsr.engine.stages import trained_weights
 from vsr.models.published import TABLE
@@ -27,6 +27,8 @@ from vsr.utils.images import read_image
 from vsr.utils.records import Record
 
 log = logging.getLogger(__name__)
+
+SETS = "report.csv"  # the totals of all sets, where there are several
 
 
 def test(options: Options) -> dict[str, list[Record]]:
@@ -62,7 +64,7 @@ def test(options: Options) -> dict[str, list[Record]]:
     for test_set in test_sets:
         model.check_sample(test_set.dataset[0], f"datasets.{test_set.key}", train=False)
 
-    results, reports, seconds, data = {}, [], {}, {}
+    results, reports, totals, seconds, data = {}, [], [], {}, {}
     for test_set in test_sets:
         pictures = root / "visualization" / test_set.name
         save = frame_writer(pictures, options.val.suffix) if saves(options) else None
@@ -70,6 +72,7 @@ def test(options: Options) -> dict[str, list[Record]]:
         records = results[test_set.key] = test_set.measure(model, save)
         seconds[test_set.name] = (time.perf_counter() - began) / max(len(records), 1) * dist.world_size()
         baseline = test_set.baseline(model)
+        totals.append(set_row(test_set.name, records, baseline))
         log.info("\n%s", format_table(test_set.name, records, definitions(model), baseline, test_set.beside))
         if dist.is_main():
             data[test_set.name] = fingerprint(test_set.dataset)
@@ -78,6 +81,10 @@ def test(options: Options) -> dict[str, list[Record]]:
             write_csv(table, records, baseline, beside=test_set.beside, fingerprint=data[test_set.name])
             reports.append(report_of(test_set, model, options, records, baseline, pictures))
     if dist.is_main():
+        if len(reports) > 1 and any(row.restored for row in totals):
+            beside = common_baseline(reports)
+            log.info("\n%s", format_sets(totals, definitions(model), beside))
+            write_sets_csv(root / SETS, totals, beside)
         about = facts(model, options, weights, seconds, data)
         write_report(root / "report.html", title=options.name, facts=about, sets=reports)
         if saves(options):
