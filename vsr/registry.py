@@ -86,6 +86,7 @@ NETWORKS = Registry(
         "BasicVSRPlusPlus": "vsr.archs.basicvsrpp",
         "EDSR": "vsr.archs.edsr",
         "EDVR": "vsr.archs.edvr",
+        "FMANet": "vsr.archs.fmanet",
         "IconVSR": "vsr.archs.basicvsr",
         "MSRResNet": "vsr.archs.msrresnet",
         "RCAN": "vsr.archs.rcan",

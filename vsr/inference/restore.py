@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vsr.inference.carried import Carried, carries, steps
 from vsr.inference.fallback import Tiling
 from vsr.inference.features import with_kept_features
-from vsr.inference.tiles import Network, padded
+from vsr.inference.tiles import Network, frames_first, padded
 from vsr.utils.windows import generate_frame_indices, shortest_clip
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def infer(network: Network, x: Tensor, *, tile: int = 0, tile_overlap: int = 16,
     if not isinstance(x, Tensor) or x.dim() not in (4, 5) or not x.is_floating_point() or 0 in x.shape:
         raise ValueError(f"x: expected a floating point tensor (b, 3, h, w) or (b, t, 3, h, w), got {_describe(x)}.")
     _check_tile(tile, tile_overlap)
+    network = frames_first(network)
     options: dict[str, Any] = {
         "multiple": getattr(network, "size_multiple", 1),
         "smallest": getattr(network, "min_size", 1),
@@ -144,6 +145,7 @@ def restore(
             f"frames: expected a tensor (t, 3, h, w) or an iterable of (3, h, w), got {_describe(frames)}. "
             "One frame is frame[None]."
         )
+    network = frames_first(network)
     temporal = getattr(network, "temporal", "window" if hasattr(network, "num_frame") else "image")
     if temporal not in ("image", "window", "clip"):
         raise ValueError(f"network.temporal: expected 'image', 'window' or 'clip', got {temporal!r}. Correct it.")

@@ -13,6 +13,12 @@ Network = Callable[[Tensor], Tensor]
 TRIM = 3 / 8
 
 
+def frames_first(network: Network) -> Network:
+    """Return the network as inference calls it, with (b, [t,] c, h, w); one of another layout has ``frames_first``."""
+    converted: Network = getattr(network, "frames_first", lambda: network)()
+    return converted
+
+
 def padded(
     network: Network, x: Tensor, *, multiple: int, smallest: int, tile: int, overlap: int, whole_rows: bool = False
 ) -> Tensor:
