@@ -177,6 +177,7 @@ METRICS = Registry(
         "calculate_skimage_ssim_left": "vsr.metrics.skimage_ssim",
         "calculate_ssim": "vsr.metrics.ssim",
         "calculate_ssim_left": "vsr.metrics.ssim",
+        "calculate_tof": "vsr.metrics.tof",
     },
 )
 OPTIMIZERS = Registry(

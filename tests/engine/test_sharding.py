@@ -52,7 +52,7 @@ NETWORKS = {
 def kinds(tmp_path: Path) -> list[str]:
     """Option files of images (5 and 2 of them), clips (of 4, 1 and 2 frames, as windows and whole) and stereo (4)."""
     for name, count in {"c": 4, "d": 1, "e": 2}.items():
-        write_frames(tmp_path / "clips" / name, count, (32, 40), seed=count)
+        write_frames(tmp_path / "clips" / name, count, (48, 56), seed=count)
     write_frames(tmp_path / "few", 2, (24, 32), seed=1)
     write_frames(tmp_path / "images", 5, (24, 32), seed=2)
     for number in range(4):
@@ -87,7 +87,7 @@ def kinds(tmp_path: Path) -> list[str]:
         lines += [f"  {key}: {text}" for key, text in sets[kind].items()]
         lines += [
             f"network_g: {network}",
-            "val: {metrics: {psnr: {type: calculate_psnr}, ssim: {type: calculate_ssim}}}",
+            "val: {metrics: {psnr: {type: calculate_psnr}, ssim: {type: calculate_ssim}, tof: {type: calculate_tof}}}",
         ]
         path = tmp_path / f"{kind}.yml"
         path.write_text("\n".join(lines), encoding="utf-8")
@@ -111,6 +111,8 @@ def alone(files: list[str]) -> dict[str, list[list[object]]]:
 def test_the_records_are_those_of_one_process_whatever_the_shares(kinds: list[str], tmp_path: Path, world: int) -> None:
     expected = alone(kinds)
     assert [len(records) for records in expected.values()] == [5, 2, 7, 7, 4]
+    following = [sum("tof" in dict(metrics) for _, metrics in records) for records in expected.values()]
+    assert following == [0, 0, 4, 4, 0]  # all frames of the clips of 4, 1 and 2 but the first of each
     run_in_processes(SCRIPT.replace("KINDS", repr(kinds)).replace("TESTS", repr(str(ROOT / "tests"))), world, tmp_path)
     found = [json.loads((tmp_path / f"done{rank}").read_text()) for rank in range(world)]
     assert found == [expected] * world  # to the bit, on every process

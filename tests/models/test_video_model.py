@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from vsr.archs.basicvsr import BasicVSR
 from vsr.config import OptionError, load_options
 from vsr.inference import infer
+from vsr.metrics.tof import TOF
 from vsr.models.video import VideoModel
 from vsr.registry import MODELS
 from vsr.utils.images import to_uint8
@@ -118,3 +120,25 @@ def test_the_restored_clip_does_not_have_to_fit_on_the_gpu(tiny: Path) -> None:
     restored = model.restore(model.prepare(whole_clip(7)))
     assert restored.shape == (1, 7, 3, 32, 32)
     assert not restored.is_cuda
+
+
+def test_a_metric_that_follows_looks_at_the_frame_before_of_the_same_clip(tiny: Path) -> None:
+    rng = torch.Generator().manual_seed(3)
+    frames = [torch.randint(0, 256, (1, 3, 48, 48), generator=rng, dtype=torch.uint8) for _ in range(10)]
+    names = ["a/0", "a/1", "a/2", "b/0", "b/1"]
+    batches = [
+        {"lq": frame[:, None], "gt": gt, "key": [name]}
+        for name, frame, gt in zip(names, frames[::2], frames[1::2], strict=True)
+    ]
+    model = make_model(tiny, EDVR, "val.metrics.tof={type: calculate_tof}")
+    seen: dict[str, np.ndarray] = {}
+    records = model.validate(batches, restore=lambda batch: batch["lq"][:, 0], on_frame=seen.__setitem__)
+    assert [record.key for record in records if "tof" in record.metrics] == ["a/1", "a/2", "b/1"]
+    pictures = [[frame[0].permute(1, 2, 0).numpy() for frame in part] for part in (frames[::2], frames[1::2])]
+    by_hand = TOF().measure(pictures[0][2], pictures[1][2], (pictures[0][1], pictures[1][1]))
+    assert records[2].metrics["tof"] == by_hand > 0
+
+    seen.clear()
+    tail = model.validate(batches[1:], restore=lambda batch: batch["lq"][:, 0], on_frame=seen.__setitem__, lead=1)
+    assert tail == records[2:]  # what a second process measures, which has the last item of the first one's, too
+    assert list(seen) == names[2:]

@@ -76,9 +76,15 @@ def build_train_loader(
     )  # fmt: skip
 
 
+def share_of(total: int, rank: int, world_size: int) -> range:
+    """Return the items that a process validates: a contiguous range, and all ranges together the whole."""
+    return range(rank * total // world_size, (rank + 1) * total // world_size)
+
+
 def build_val_loader(
-    dataset: Dataset[Any], options: DatasetOptions, *, key: str = "val", rank: int, world_size: int, pin_memory: bool
-) -> WatchedLoader:
+    dataset: Dataset[Any], options: DatasetOptions, *, key: str = "val", rank: int, world_size: int, pin_memory: bool,
+    lead: int = 0,
+) -> WatchedLoader:  # fmt: skip
     """Return a loader of one process's contiguous range of a data set, one item a batch, in order.
 
     The ranges of all processes together are the data set, once. The workers end with the iteration.
@@ -90,12 +96,13 @@ def build_val_loader(
         rank: This process.
         world_size: Number of processes.
         pin_memory: Copy batches to pinned memory, for a GPU.
+        lead: Items before the range that come first; there must be so many.
 
     Raises:
         ValueError: the batches that the workers prepare would not fit into shared memory.
     """
-    total = len(dataset)  # type: ignore[arg-type]
-    share = range(rank * total // world_size, (rank + 1) * total // world_size)
+    share = share_of(len(dataset), rank, world_size)  # type: ignore[arg-type]
+    share = range(share.start - lead, share.stop)
     return _loader(
         dataset, Subset(dataset, share), options, key=key, workers=min(options.num_worker_per_gpu, len(share)),
         batch_size=1, prefetch=1, pin_memory=pin_memory,

@@ -251,6 +251,8 @@ class VideoTestDataset(TestClips):
     less than one LQ pixel is cropped at its bottom and right.
     """
 
+    consecutive = True  # an item is a frame, and the next item is the next frame of the clip
+
     def __init__(
         self,
         *,

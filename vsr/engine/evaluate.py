@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vsr.config import DatasetOptions, Options
-from vsr.data.loader import build_dataset, build_val_loader
+from vsr.data.loader import build_dataset, build_val_loader, share_of
 from vsr.data.workers import WatchedLoader
 from vsr.engine.hangs import HangWatch
 from vsr.engine.stopping import StopRequest
@@ -82,7 +82,7 @@ class EvaluationSet:
         watch = HangWatch(dist.patience())
         with closing(self._loader(model)) as loader:
             items = watch.each(stop.until(loader) if stop else loader)
-            return model.validate(told(items, self.name, len(loader)), **how)
+            return model.validate(told(items, self.name, len(loader)), lead=self._lead(model), **how)
 
     def _loader(self, model: RestorationModel) -> WatchedLoader:
         return build_val_loader(
@@ -92,7 +92,17 @@ class EvaluationSet:
             rank=dist.rank(),
             world_size=dist.world_size(),
             pin_memory=model.device.type == "cuda",
+            lead=self._lead(model),
         )
+
+    def _lead(self, model: RestorationModel) -> int:
+        """Return 1 if a metric needs the frame before this process's share, of the same clip; 0 else."""
+        share = share_of(len(self.dataset), dist.rank(), dist.world_size())
+        follows = any(getattr(metric, "follows", False) for metric in model.metrics.values())
+        if not follows or not share or share.start == 0 or not getattr(self.dataset, "consecutive", False):
+            return 0
+        keys = self.dataset.keys[share.start - 1 : share.start + 1]
+        return int(len({key.rpartition("/")[0] for key in keys}) == 1)
 
     def bicubic(self, batch: Batch) -> Tensor:
         """Upsample a prepared batch of one by antialiased bicubic: (1, 3, H, W), (1, 6, H, W) or (1, t, 3, H, W)."""

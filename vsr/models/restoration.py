@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]
 OnFrame = Callable[[str, np.ndarray], None]  # (key, restored frame as uint8 (h, w, 3) RGB)
+Pictures = tuple[np.ndarray, np.ndarray]  # restored frame and ground truth, uint8 (h, w, 3) RGB
 
 
 class RestorationModel:
@@ -317,6 +318,7 @@ class RestorationModel:
         *,
         restore: Callable[[Batch], Tensor] | None = None,
         on_frame: OnFrame | None = None,
+        lead: int = 0,
     ) -> list[Record]:
         """Restore and measure every item of this process's share; return the records of all processes.
 
@@ -324,6 +326,8 @@ class RestorationModel:
             loader: Batches of one item: this process's contiguous range of the set.
             restore: What restores; none: the model itself.
             on_frame: Called with every restored frame, on the process that restored it.
+            lead: The first so many batches are another process's: metrics that compare frames with those before
+                them need them, and nothing else is made of them.
 
         Returns:
             One record a frame, in the set's order: the same list on every process, whatever their
@@ -331,22 +335,37 @@ class RestorationModel:
         """
         self.inference_network.eval()
         records = []
-        for batch in loader:
+        before: tuple[str, Pictures] | None = None  # the frame before, as restored and as it should be, and its clip
+        for number, batch in enumerate(loader):
             with self._uncompiled():
                 frames = (restore or self.restore_at_precision)(self.prepare(batch))
             image = batch["lq"].dim() == 4
             for (key, target), frame in zip(_frames(batch), frames.reshape(-1, *frames.shape[-3:]), strict=True):
                 picture = to_uint8(frame)
+                clip, finite = key.rpartition("/")[0], bool(torch.isfinite(frame).all())
+                known = before[1] if before is not None and before[0] == clip and not image else None
+                values = self._measure(picture, target, known) if target is not None else {}
+                before = (clip, (picture, target)) if target is not None and finite else None
+                if number < lead:
+                    continue
                 if on_frame:
                     on_frame(key, picture)
-                measured = self.metrics.items() if target is not None else ()
-                values = {name: float(metric.measure(picture, target)) for name, metric in measured}
-                if not torch.isfinite(frame).all():  # a picture has no such number: it would be measured as black
+                if not finite:  # a picture has no such number: it would be measured as black
                     values = dict.fromkeys(values, math.nan)
                     log.warning("%s: what was restored is not finite; no measure of it counts", key)
                 records.append((key, values, image))
         dist.wait_for_all()  # shares are alike in number, not in time
         return [Record(*record) for part in dist.gather_json(records) for record in part]
+
+    def _measure(self, restored: np.ndarray, target: np.ndarray, before: Pictures | None) -> dict[str, float]:
+        """Return the values of a frame; a metric that follows has one only where there is a frame before it."""
+        values = {}
+        for name, metric in self.metrics.items():
+            if not getattr(metric, "follows", False):
+                values[name] = float(metric.measure(restored, target))
+            elif before is not None:
+                values[name] = float(metric.measure(restored, target, before))
+        return values
 
     # ---------------------------------------------------------------- checks and state
 

@@ -73,10 +73,11 @@ class VideoModel(RestorationModel):
         *,
         restore: Callable[[Batch], Tensor] | None = None,
         on_frame: OnFrame | None = None,
+        lead: int = 0,
     ) -> list[Record]:
         self._window_network = with_kept_features(self.inference_network)  # windows come one after the other
         try:
-            return super().validate(loader, restore=restore, on_frame=on_frame)
+            return super().validate(loader, restore=restore, on_frame=on_frame, lead=lead)
         finally:
             self._window_network = None
 
