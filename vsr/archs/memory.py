@@ -11,32 +11,39 @@ words; space-time memory (Oh et al., ICCV 2019, arXiv:1904.00607) is the search 
 Shapes: b batch, m slots, d channels of keys, dv of values, h w sizes: q (b, d, h, w), k (b, m, d, h, w),
 v (b, m, dv, h, w), o (b, dv, h, w). A ``mask`` (b, m), true where a slot holds something (one at least), takes all
 weight from the others. ``scale`` multiplies the logits, a number or a tensor of one; none: 1/sqrt(d). Logits and
-softmax are float32 at least, whatever q, k and v are.
+softmax are float32 at least, whatever q, k and v are; o has the type of v.
 
-The memory that a read needs does not grow with the number of candidates: taps of the neighbourhood are shifted dot
-products of slices, nothing is unfolded; the whole space is searched for ``chunk`` pixels at a time, and the backward
-pass computes their weights again.
+The memory that a read needs does not grow with what it compares: the neighbourhood is read by dot products of shifted
+slices, nothing is unfolded; the whole space is searched for ``chunk`` pixels at a time, and the backward pass computes
+their weights again.
 """
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def read_similarity(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, scale: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weigh whole slots by how like the query they are in the mean over all pixels, not in the sum: the softmax would
-    be as sharp as images are large.
+    """Weigh whole slots by how like the query they are: (o, weights (b, m)).
 
-    The sizes of q and k may differ from those of v, as long as they are alike. Returns (o, weights (b, m)).
+    Likeness is the mean over all pixels of the dot product. The sum would make the softmax the sharper the larger
+    the images are. The sizes of q and k may differ from those of v, as long as they are alike.
     """
     _check_read(q, k, v, mask)
     q = _scaled(q, scale)
-    logits = torch.einsum("bdhw,bmdhw->bm", q, k.to(q.dtype)) / q[0, 0].numel()
-    weights = _masked(logits, mask).softmax(1)
-    return torch.einsum("bm,bmdhw->bdhw", weights.to(v.dtype), v), weights
+    with _no_autocast(q):
+        logits = torch.stack([(q * slot).sum((1, 2, 3)) for slot in k.unbind(1)], 1) / q[0, 0].numel()
+        weights = _masked(logits, mask).softmax(1)
+        out = torch.zeros((), dtype=weights.dtype, device=v.device)
+        for i, slot in enumerate(v.unbind(1)):
+            out = out + weights[:, i, None, None, None] * slot
+    return out.to(v.dtype), weights
 
 
 def read_neighbourhood(
@@ -48,17 +55,24 @@ def read_neighbourhood(
     mask: Tensor | None = None,
     scale: float | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh, for every pixel, the crop x crop positions around it in all slots.
+    """Weigh, for every pixel, the crop x crop positions around it in all slots: (o, weights (b, m, crop^2, h, w)).
 
-    Positions outside of the image are no candidates: their weight is 0. ``crop`` is odd; 0 is 1, the pixel itself.
-    Returns (o, weights (b, m, crop^2, h, w)), positions row by row from the one at the upper left.
+    Positions outside of the image are no candidates, and have weight 0. ``crop`` is odd; 0 is 1, the pixel itself.
+    The positions are those of a square row by row, from the upper left.
     """
     _check_read(q, k, v, mask)
     check_crop(crop)
+    if q.shape[2:] != k.shape[3:] or k.shape[3:] != v.shape[3:]:
+        raise ValueError(
+            f"q, k, v: expected images of one size, got {tuple(q.shape[2:])}, {tuple(k.shape[3:])}, "
+            f"{tuple(v.shape[3:])}."
+        )
     q = _scaled(q, scale)
-    logits = _masked(_shifted_products(q, k, crop), mask)
-    weights = logits.flatten(1, 2).softmax(1).view_as(logits)
-    return _shifted_sums(weights, v, crop), weights
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        out, weights = _Neighbourhood.apply(q, k, v, max(crop, 1), mask)
+    else:
+        out, weights = _look_around(q, k, v, max(crop, 1), mask)
+    return out.to(v.dtype), weights
 
 
 def read_everywhere(
@@ -68,79 +82,180 @@ def read_everywhere(
     *,
     mask: Tensor | None = None,
     scale: float | Tensor | None = None,
+    per_sentence: bool = False,
     chunk: int = 512,
-    per_slot: bool = False,
+    key_stride: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh, for every pixel, all positions of all slots; keys and values may have a size of their own.
+    """Weigh, for every pixel, all positions of all slots: (o, weights (b, m, h, w), how much of it lies in each slot).
 
     Args:
+        per_sentence: Search each slot (a sentence) by itself, then weigh what was found in the slots by their keys at
+            the pixel itself, as ``read_neighbourhood`` does; q and k have one size then.
         chunk: Pixels whose weights exist at a time; 0: all. The result does not depend on it.
-        per_slot: Search each slot by itself, then weigh what was found in the slots by their keys at the pixel
-            itself, as ``read_neighbourhood`` does; q and k must have one size then.
-
-    Returns:
-        (o, weights (b, m, h, w)): how much of a pixel's weight lies in each slot.
+        key_stride: Search every such position of each row and column only.
     """
     _check_read(q, k, v, mask)
-    shape, q = q.shape, _scaled(q, scale)
-    found, total = attend(
-        q.flatten(2).transpose(1, 2), k.flatten(3).transpose(2, 3), v.flatten(3).transpose(2, 3), chunk=chunk
-    )
-    logits = torch.einsum("bdhw,bmdhw->bmhw", q, k.to(q.dtype)).flatten(2) if per_slot else total
+    if chunk < 0 or key_stride < 1:
+        raise ValueError(f"chunk, key_stride: expected numbers from 0 and from 1 up, got {chunk} and {key_stride}.")
+    if k.shape[3:] != v.shape[3:] or (per_sentence and q.shape[2:] != k.shape[3:]):
+        raise ValueError(
+            f"q, k, v: expected keys and values of one size{', and the query, too' if per_sentence else ''}, got "
+            f"{tuple(q.shape[2:])}, {tuple(k.shape[3:])}, {tuple(v.shape[3:])}."
+        )
+    size, q = q.shape[2:], _scaled(q, scale)
+    every = (..., slice(None, None, key_stride), slice(None, None, key_stride))
+    tensors = q.flatten(2), k[every].flatten(3), v[every].flatten(3)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        found, totals = _Search.apply(*tensors, chunk)
+    else:
+        found, totals = _search(*tensors, chunk)
+    logits = torch.stack([(q * slot).sum(1).flatten(1) for slot in k.unbind(1)], 1) if per_sentence else totals
+    # the softmax over the slots of the sums of exponentials in them is that over all positions
     weights = _masked(logits, mask).softmax(1)  # (b, m, h * w)
-    out = torch.einsum("bmn,bmnd->bdn", weights.to(found.dtype), found)
-    return out.unflatten(2, shape[2:]), weights.unflatten(2, shape[2:])
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, *, chunk: int = 512) -> tuple[Tensor, Tensor]:
-    """Read each slot by itself: q (b, n, d), k (b, m, l, d), v (b, m, l, dv) -> (b, m, n, dv) and the logarithm of
-    the sum of the exponentials of its logits (b, m, n), whose softmax over slots joins them to one search of all.
-    """
-    found, totals = [], []
-    for part in q.split(chunk or q.shape[1], 1):
-        logits = torch.einsum("bnd,bmld->bmnl", part, k.to(q.dtype))
-        found.append(logits.softmax(-1).to(v.dtype) @ v)
-        totals.append(logits.logsumexp(-1))
-    return torch.cat(found, 2), torch.cat(totals, 2)
+    out = (weights.unsqueeze(2) * found).sum(1)
+    return out.unflatten(2, size).to(v.dtype), weights.unflatten(2, size)
 
 
 def check_crop(crop: int) -> None:
     """Raise ValueError unless ``crop`` is the side of a neighbourhood around a pixel: 0 or odd."""
     if crop < 0 or (crop and crop % 2 == 0):
         near = f"Use {crop - 1} or {crop + 1}." if crop > 0 else "0 reads the pixel itself."
-        raise ValueError(
-            f"crop: expected 0 or an odd number, the side of a square around each pixel, got {crop}. {near}"
-        )
+        raise ValueError(f"crop: expected 0 or an odd number, the side of a square around a pixel, got {crop}. {near}")
 
 
-def _taps(crop: int, height: int, width: int) -> list[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
-    """The positions around a pixel that lie inside for some pixel: (number, the pixels, what lies there for them)."""
-    radius, taps = crop // 2, []
-    for number in range(max(crop, 1) ** 2):
-        dy, dx = number // max(crop, 1) - radius, number % max(crop, 1) - radius
+# ---- the neighbourhood
+
+
+class _Neighbourhood(torch.autograd.Function):
+    """``_look_around``, which keeps what it was given and the weights, and nothing of what it multiplies."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, crop: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        out, weights = _look_around(q, k, v, crop, mask)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.crop = crop
+        return out, weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        grad = _products(grad_out, v, ctx.crop, 0.0).add_(grad_weights)
+        grad = weights * (grad - (weights * grad).sum((1, 2), keepdim=True))  # of the softmax
+        grad_q = _sums(grad, k, ctx.crop) if ctx.needs_input_grad[0] else None
+        grad_k = _spread(grad, q, k, ctx.crop) if ctx.needs_input_grad[1] else None
+        grad_v = _spread(weights, grad_out, v, ctx.crop) if ctx.needs_input_grad[2] else None
+        return grad_q, grad_k, grad_v, None, None
+
+
+def _look_around(q: Tensor, k: Tensor, v: Tensor, crop: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    logits = _masked(_products(q, k, crop, -math.inf), mask)
+    weights = logits.flatten(1, 2).softmax(1).view(logits.shape)
+    return _sums(weights, v, crop), weights
+
+
+def _taps(crop: int, height: int, width: int) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Yield, of each position around a pixel, its number, the pixels for which it is inside, and where it is then."""
+    for number in range(crop**2):
+        dy, dx = number // crop - crop // 2, number % crop - crop // 2
         if abs(dy) < height and abs(dx) < width:
             here = slice(max(-dy, 0), height - max(dy, 0)), slice(max(-dx, 0), width - max(dx, 0))
             there = slice(max(dy, 0), height - max(-dy, 0)), slice(max(dx, 0), width - max(-dx, 0))
-            taps.append((number, here, there))
-    return taps
+            yield number, here, there
 
 
-def _shifted_products(q: Tensor, k: Tensor, crop: int) -> Tensor:
-    """Dot products (b, m, crop^2, h, w) of the query with the keys around it; -inf outside."""
-    logits = q.new_full((*k.shape[:2], max(crop, 1) ** 2, *q.shape[2:]), -math.inf)
-    for number, (y, x), (v, u) in _taps(crop, *q.shape[2:]):
-        for slot in range(k.shape[1]):
-            logits[:, slot, number, y, x] = (q[..., y, x] * k[:, slot, :, v, u]).sum(1)
-    return logits
+def _products(q: Tensor, k: Tensor, crop: int, outside: float) -> Tensor:
+    """Dot products (b, m, crop^2, h, w) of q (b, d, h, w) with what lies around its pixels in k (b, m, d, h, w)."""
+    result = q.new_full((*k.shape[:2], crop**2, *q.shape[2:]), outside)
+    for slot in range(k.shape[1]):
+        keys = k[:, slot].to(q.dtype)
+        for tap, (y, x), (v, u) in _taps(crop, *q.shape[2:]):
+            result[:, slot, tap, y, x] = (q[..., y, x] * keys[..., v, u]).sum(1)
+    return result
 
 
-def _shifted_sums(weights: Tensor, values: Tensor, crop: int) -> Tensor:
-    """The sum (b, dv, h, w) of the values around each pixel, weighed by (b, m, crop^2, h, w)."""
-    out = torch.zeros_like(values[:, 0])
-    for number, (y, x), (v, u) in _taps(crop, *weights.shape[3:]):
-        for slot in range(values.shape[1]):
-            out[..., y, x] += weights[:, slot, number, None, y, x] * values[:, slot, :, v, u]
+def _sums(weights: Tensor, values: Tensor, crop: int) -> Tensor:
+    """The sum (b, d, h, w) of what is around each pixel in values (b, m, d, h, w), by weights (b, m, crop^2, h, w)."""
+    out = torch.zeros_like(values[:, 0], dtype=weights.dtype, memory_format=torch.contiguous_format)
+    for slot in range(values.shape[1]):
+        value = values[:, slot].to(weights.dtype)
+        for tap, (y, x), (v, u) in _taps(crop, *weights.shape[3:]):
+            out[..., y, x].addcmul_(weights[:, slot, tap, None, y, x], value[..., v, u])
     return out
+
+
+def _spread(weights: Tensor, x: Tensor, like: Tensor, crop: int) -> Tensor:
+    """The transpose of ``_sums``: give x (b, d, h, w) to the positions around each pixel of all slots, as ``like``."""
+    out = torch.empty_like(like, memory_format=torch.contiguous_format)
+    for slot in range(like.shape[1]):
+        total = torch.zeros_like(x, dtype=weights.dtype, memory_format=torch.contiguous_format)
+        for tap, (y, u), (v, w) in _taps(crop, *weights.shape[3:]):
+            total[..., v, w].addcmul_(weights[:, slot, tap, None, y, u], x[..., y, u])
+        out[:, slot] = total
+    return out
+
+
+# ---- the whole space
+
+
+class _Search(torch.autograd.Function):
+    """``_search``, whose backward pass makes the weights anew from the sums that were kept (as FlashAttention does)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+        found, totals = _search(q, k, v, chunk)
+        ctx.save_for_backward(q, k, v, found, totals)
+        ctx.chunk = chunk
+        return found, totals
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_found: Tensor, grad_totals: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, found, totals = ctx.saved_tensors
+        grad_q, grads_k, grads_v = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
+        rest = grad_totals - (grad_found * found).sum(2)  # (b, m, n): what every logit of a pixel's gets alike
+        with _no_autocast(q):
+            for slot in range(k.shape[1]):
+                keys, values = k[:, slot].to(q.dtype), v[:, slot].to(q.dtype)
+                grad_k, grad_v = torch.zeros_like(keys), torch.zeros_like(values)
+                for part in _parts(q.shape[2], ctx.chunk):
+                    some, grad = q[..., part], grad_found[:, slot, :, part]
+                    weights = (some.mT @ keys).sub_(totals[:, slot, part, None]).exp_()  # (b, chunk, l)
+                    grad_v.baddbmm_(grad, weights)
+                    weights *= (grad.mT @ values).add_(rest[:, slot, part, None])
+                    grad_q[..., part] += keys @ weights.mT
+                    grad_k.baddbmm_(some, weights)
+                grads_k[:, slot], grads_v[:, slot] = grad_k, grad_v
+        return grad_q, grads_k, grads_v, None
+
+
+def _search(q: Tensor, k: Tensor, v: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """Search each slot by itself: q (b, d, n), k (b, m, d, l), v (b, m, dv, l) -> what was found (b, m, dv, n), and
+    the logarithms of the sums of the exponentials of the logits (b, m, n).
+    """
+    (batch, slots, channels), pixels = v.shape[:3], q.shape[2]
+    found, totals = q.new_empty((batch, slots, channels, pixels)), q.new_empty((batch, slots, pixels))
+    with _no_autocast(q):
+        for slot in range(slots):
+            keys, values = k[:, slot].to(q.dtype), v[:, slot].to(q.dtype)
+            for part in _parts(pixels, chunk):
+                logits = q[..., part].mT @ keys  # (b, chunk, l)
+                total = logits.logsumexp(2)
+                found[:, slot, :, part] = values @ logits.sub_(total.unsqueeze(2)).exp_().mT
+                totals[:, slot, part] = total
+    return found, totals
+
+
+def _parts(length: int, chunk: int) -> list[slice]:
+    return [slice(i, i + (chunk or length)) for i in range(0, length, chunk or length or 1)]
+
+
+# ---- all
+
+
+def _no_autocast(x: Tensor) -> torch.autocast:
+    """Products stay in the type of their factors."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _scaled(q: Tensor, scale: float | Tensor | None) -> Tensor:
@@ -158,15 +273,12 @@ def _masked(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 def _check_read(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
     """Raise ValueError unless the shapes are those of a read."""
+    shapes = f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
     if q.dim() != 4 or k.dim() != 5 or v.dim() != 5:
+        raise ValueError(f"q, k, v: expected (b, d, h, w), (b, m, d, h, w) and (b, m, dv, h, w), got {shapes}.")
+    if k.shape[:2] != v.shape[:2] or q.shape[:2] != k.shape[::2][:2] or k.shape[1] == 0:
         raise ValueError(
-            f"q, k, v: expected (b, d, h, w) and twice (b, m, d, h, w), got {tuple(q.shape)}, {tuple(k.shape)}, "
-            f"{tuple(v.shape)}."
-        )
-    if k.shape[:2] != v.shape[:2] or q.shape[0] != k.shape[0] or q.shape[1] != k.shape[2] or k.shape[1] == 0:
-        raise ValueError(
-            f"q, k, v: expected one batch, one or more slots and one width of query and keys, got {tuple(q.shape)}, "
-            f"{tuple(k.shape)}, {tuple(v.shape)}."
+            f"q, k, v: expected one batch, one or more slots, and query and keys of one width, got {shapes}."
         )
     if mask is not None and (mask.shape != k.shape[:2] or mask.dtype != torch.bool):
         raise ValueError(f"mask: expected bool (b, m) = {tuple(k.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}.")
