@@ -84,8 +84,9 @@ def test_what_is_no_stereo_set_is_refused(tmp_path: Path) -> None:
         find_marked(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match=r"root: expected an existing file or folder, got '.*nowhere'"):
         find_marked(tmp_path / "nowhere")
-    write(tmp_path / "mixed", "0001_L.png", "0001_R.png", "cover.png")
-    with pytest.raises(ValueError, match=r"mixed/cover.png: expected a name that ends with one of _L/_R"):
+    write(tmp_path / "mixed", "0001_L.png", "0001_R.png", "cover.png", "l_2.png")
+    wrong = r"mixed: expected names that end with one of _L/_R.* as 0001_L.png, got cover.png, l_2.png \(2 in all\)"
+    with pytest.raises(ValueError, match=wrong):
         find_marked(tmp_path / "mixed")
     write(tmp_path / "twice", "0001_L.png", "0001_L.jpg", "0001_R.png")
     with pytest.raises(ValueError, match=r"expected one image for each view, got 0001_L\.\w+ and 0001_L\.\w+"):

@@ -56,10 +56,10 @@ def find_marked(root: str | Path, argument: str = "root") -> list[StereoFiles]:
         if not named:
             return _with_sizes(_neighbours(folder, flat))
         if len(named) < len(flat):
-            other = next(name for name in flat if name not in named)
+            others = [name for name in flat if name not in set(named)]
             raise ValueError(
-                f"{folder / other}: expected a name that ends with one of {_marks_text()}, as {named[0]}. "
-                "Move the file away, or rename it."
+                f"{folder}: expected names that end with one of {_marks_text()}, as {named[0]}, got {_some(others)}. "
+                "Move the files away, or rename them."
             )
         return _with_sizes(_complete(folder, flat, strict=True))
     pairs: dict[str, tuple[Path, Path]] = {}
@@ -149,10 +149,9 @@ def _complete(folder: Path, names: Sequence[str], *, strict: bool) -> dict[str, 
 
 def _check_partners(folder: Path, alone: Sequence[Path]) -> None:
     if alone:
-        some = ", ".join(str(path.relative_to(folder)) for path in alone[:_NAMED])
         raise ValueError(
-            f"{folder}: expected a left and a right view of every pair, got one without the other: {some}"
-            f"{', ...' if len(alone) > _NAMED else ''} ({len(alone)} in all). Complete or remove them."
+            f"{folder}: expected a left and a right view of every pair, got one without the other: "
+            f"{_some([str(path.relative_to(folder)) for path in alone])}. Complete or remove them."
         )
 
 
@@ -185,6 +184,10 @@ def _with_sizes(pairs: Mapping[str, tuple[Path, Path]]) -> list[StereoFiles]:
             f"{'; ...' if len(wrong) > _NAMED else ''}. Download them again, or move them away."
         )
     return [files for files, _ in found]
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''} ({len(names)} in all)"
 
 
 def _marks_text() -> str:
