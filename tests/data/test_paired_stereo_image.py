@@ -130,6 +130,58 @@ def test_augmented_pairs_have_the_disparities_of_a_pair(tmp_path: Path, photo: b
         assert math.isnan(found) or abs(found - expected) > 4
 
 
+def right_disparity(disparity: np.ndarray) -> np.ndarray:
+    """Return the right view's disparity of the left one's, (h, w): where several points meet, the nearest shows."""
+    found = np.full_like(disparity, -np.inf)
+    rows, columns = np.nonzero(np.isfinite(disparity))
+    values = disparity[rows, columns]
+    targets = np.rint(columns - values).astype(int)
+    inside = targets >= 0
+    np.maximum.at(found, (rows[inside], targets[inside]), values[inside])
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def difference_at(left: np.ndarray, right: np.ndarray, disparity: np.ndarray) -> float:
+    """Return by how many levels left pixels x and right pixels x - disparity differ in the median."""
+    rows, columns = np.nonzero(np.isfinite(disparity))
+    targets = np.rint(columns - disparity[rows, columns]).astype(int)
+    inside = (targets >= 0) & (targets < left.shape[1])
+    rows, columns, targets = rows[inside], columns[inside], targets[inside]
+    return float(np.median(np.abs(left[rows, columns].astype(int) - right[rows, targets])))
+
+
+@pytest.mark.parametrize("photo", [False, True], ids=["made", "photographed"])
+def test_true_disparities_have_one_sign_after_every_flip(tmp_path: Path, photo: bool) -> None:
+    left, right = photographed_pair() if photo else made_pair((40, 120), disparity=DISPARITY)
+    known = np.full(left.shape[:2], float(DISPARITY))
+    if photo:
+        known = pytest.importorskip("skimage.data").stereo_motorcycle()[2].astype(float)
+        known[~np.isfinite(known)] = np.nan
+    height, width = (side // SCALE * SCALE for side in left.shape[:2])
+    left, right, known = left[:height, :width], right[:height, :width], known[:height, :width]
+    write_pair(tmp_path, "0001", left, right, scale=SCALE)
+    dataset = trained(tmp_path, gt_size_h=height, gt_size_w=width)
+    mirrored = right_disparity(known)[:, ::-1]  # the mirrored right view's, were it a left one
+    maps = {(False, False): known, (True, False): mirrored}
+    maps |= {(flip, True): values[::-1] for (flip, _), values in maps.items()}
+    seen = set()
+    for draw in range(16):
+        first, second = views(dataset[0, draw]["gt"])
+        for (horizontal, vertical), disparity in maps.items():
+            begun = right[:, ::-1] if horizontal else left
+            if not np.array_equal(first, begun[::-1] if vertical else begun):
+                continue
+            seen.add((horizontal, vertical))
+            assert np.nanmin(disparity) > 0
+            # points lie where the disparity says, to the left in the second view, and not as far to the right
+            assert difference_at(first, second, disparity) <= 4 < difference_at(first, second, -disparity)
+    assert seen == set(maps)
+    # views that are mirrored without being exchanged have the other sign
+    backwards = known[:, ::-1]
+    assert difference_at(left[:, ::-1], right[:, ::-1], -backwards) <= 4
+    assert difference_at(left[:, ::-1], right[:, ::-1], backwards) > 4
+
+
 def test_the_horizontal_flip_exchanges_the_views_and_is_its_own_inverse(patches: Path) -> None:
     size = {"gt_size_h": 40, "gt_size_w": 120}
     plain = opened(patches)[0]["gt"]
