@@ -282,11 +282,54 @@ def nafnet_train(network: Section, **more: Any) -> Section:
     return training_file("ImageRestorationModel", 1, sets, network, train) | {"val": NAFNET_VAL} | more
 
 
-def stereo(scale: int, **more: Any) -> Section:
-    return {**pairs(scale, "StereoSR"), "type": "PairedStereoImageDataset", **more}
-
-
 SKIMAGE = {"psnr": metrics("psnr")["psnr"], "ssim": {"type": "calculate_skimage_ssim"}}
+NAFSSR_SIZES = {"T": (48, 16, 0.0, 400000), "S": (64, 32, 0.1, 100000), "B": (96, 64, 0.2, 100000),
+                "L": (128, 128, 0.3, 100000)}  # fmt: skip
+STEREO_SETS = ("KITTI2012", "KITTI2015", "Middlebury", "Flickr1024")
+
+
+def stereo(name: str, gt: str, lq: str, **more: Any) -> Section:
+    roots = {"dataroot_gt": f"datasets/StereoSR/{gt}", "dataroot_lq": f"datasets/StereoSR/{lq}"}
+    return {"name": name, "type": "PairedStereoImageDataset", **roots, **DISK, **more}
+
+
+def nafssr_train(size: str, scale: int) -> Section:
+    """The file NAFSSR-SIZE_xSCALE.yml."""
+    width, blocks, drop, total = NAFSSR_SIZES[size]
+    patches, flickr = f"patches_x{scale}/", "test/Flickr1024"
+    loader = {**LOADER, "num_worker_per_gpu": 4, "dataset_enlarge_ratio": 1, "use_shuffle": True}
+    augmented = {"use_hflip": True, "use_vflip": True, "use_rot": False, "flip_RGB": True}
+    crop = {"gt_size_h": 30 * scale, "gt_size_w": 90 * scale}
+    schedule = {"type": "TrueCosineAnnealingLR", "T_max": total, "eta_min": 1e-7}
+    mse = {"type": "MSELoss", "loss_weight": 1.0, "reduction": "mean"}
+    train = training(3e-3, mse, schedule, total, mixup=False)
+    return training_file(
+        "ImageRestorationModel", scale,
+        {"train": stereo("Flickr1024-sr-train", patches, patches, **crop, **augmented, **loader),
+         "val": stereo("Flickr1024-sr-test", f"{flickr}/hr", f"{flickr}/lr_x{scale}")},
+        {"type": "NAFSSR", "up_scale": scale, "width": width, "num_blks": blocks, "drop_path_rate": drop,
+         "train_size": [1, 6, 30, 90], "drop_out_rate": 0.0},
+        {**train, "optim_g": adam(3e-3, "AdamW", betas=[0.9, 0.9])},
+        name=f"NAFNetSR-{size}_x{scale}",
+        val={"val_freq": 20000.0, "save_img": False, "trans_num": 1, "max_minibatch": 1, "metrics": SKIMAGE},
+        logger={**BASIC_LOGGER, "print_freq": 200, "save_checkpoint_freq": 10000.0},
+    )  # fmt: skip
+
+
+def nafssr_test(size: str, scale: int) -> Section:
+    """The file NAFSSR-SIZE_SCALEx.yml."""
+    width, blocks, _, _ = NAFSSR_SIZES[size]
+    sets = {
+        f"test{i}": stereo(name, f"test/{name}/hr", f"test/{name}/lr_x{scale}") for i, name in enumerate(STEREO_SETS)
+    }
+    network = {"type": "NAFSSR", "up_scale": scale, "width": width, "num_blks": blocks}
+    file = testing_file("ImageRestorationModel", scale, sets, network, grids=False, metrics=dict(SKIMAGE))
+    del file["val"]["suffix"]
+    weights = {"pretrain_network_g": f"experiments/pretrained_models/NAFSSR-{size}_{scale}x.pth"}
+    return file | {"name": f"NAFSSR-{size}_{scale}x", "manual_seed": 10, "dist_params": DIST,
+                   "path": {**weights, "strict_load_g": True, "resume_state": None}}  # fmt: skip
+
+
 NAFNET = {
     "NAFNet": nafnet_train(nafnet("NAFNetLocal")),
     "Baseline": nafnet_train(BASELINE),
@@ -294,24 +337,12 @@ NAFNET = {
     | {"val": NAFNET_TEST, "dist_params": DIST},
     "Baseline_SIDD_test": testing_file("ImageRestorationModel", 1, {"val": {**pairs(1), **LMDB}}, BASELINE)
     | {"val": {**NAFNET_TEST, "use_image": False}},
-    "NAFSSR": nafnet_train(
-        {"type": "NAFSSR", "up_scale": 4, "width": 48, "num_blks": 16, "drop_path_rate": 0.0,
-         "train_size": [1, 6, 30, 90], "drop_out_rate": 0.0},
-        scale=4,
-        datasets={
-            "train": stereo(4, gt_size_h=120, gt_size_w=360, use_hflip=True, use_vflip=True, use_rot=False,
-                            flip_RGB=True, use_shuffle=True, **LOADER),
-            "val": stereo(4),
-        },
-        val={"val_freq": 20000.0, "save_img": False, "trans_num": 1, "max_minibatch": 1, "metrics": SKIMAGE},
-    ),
-    "NAFSSR_test": testing_file(
-        "ImageRestorationModel", 4, {"test0": stereo(4, name="a"), "test1": stereo(4, name="b")},
-        {"type": "NAFSSR", "up_scale": 4, "width": 48, "num_blks": 16}, grids=False,
-        metrics=SKIMAGE | {"left": {"type": "calculate_psnr_left", "crop_border": 0, "test_y_channel": False}},
-    ),
+    "NAFSSR": nafssr_train("T", 4),
+    "NAFSSR_test": nafssr_test("T", 4),
 }  # fmt: skip
-NAFNET["NAFSSR"]["train"] |= {"mixup": False}
+NAFNET["NAFSSR_test"]["val"]["metrics"] |= {
+    "left": {**SKIMAGE["psnr"], "type": "calculate_psnr_left"}
+}  # a comment there
 
 FILES = VIDEO | IMAGE | NAFNET
 

@@ -96,6 +96,49 @@ def test_a_key_means_what_it_means_there(name: str, place: str, value: Any, tmp_
     assert found == value
 
 
+def same_sections(found: Any, expected: Any) -> list[tuple[Any, Any]]:
+    """Return in pairs what an official file of NAFSSR and the shipped one must agree on."""
+    pairs = [(found.network_g, expected.network_g), (found.train, expected.train), (found.scale, expected.scale)]
+    assert len(found.datasets) == len(expected.datasets)
+    for one, other in zip(found.datasets.values(), expected.datasets.values(), strict=True):
+        for section in (one, other):
+            assert section.dataset.type == "PairedStereoImageDataset"
+        args = [dict(section.dataset.args) for section in (one, other)]
+        assert args[0].pop("io_backend") == {"type": "disk"}  # as it is by default
+        assert args[1].pop("io_backend") is None
+        roots = ("dataroot_gt", "dataroot_lq")
+        pairs.append(tuple({**arg, **{root: arg[root].rstrip("/") for root in roots}} for arg in args))
+        pairs.append((one.batch_size_per_gpu, other.batch_size_per_gpu))
+    pairs += [(found.val.metrics[name], expected.val.metrics[name]) for name in ("psnr", "ssim")]
+    return pairs
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("size", official.NAFSSR_SIZES)
+def test_nafnets_files_of_nafssr_mean_what_those_in_options_mean(
+    size: str, scale: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Path(__file__).parents[1] / "options"
+    shipped = [ours / kind / "NAFSSR" / f"nafssr_{size.lower()}_x{scale}.yml" for kind in ("train", "test")]
+    files = [official.nafssr_train(size, scale), official.nafssr_test(size, scale)]
+    unused = [
+        ["num_gpu", "dist_params", "prefetch_mode", "use_shuffle", "trans_num", "max_minibatch", "wandb"],
+        ["num_gpu", "dist_params"],
+    ]
+    for path, file, keys in zip(shipped, files, unused, strict=True):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="vsr"):
+            found = load(tmp_path, file)
+        told = re.findall(r"(\w+): [^:\n]* is not used: ", caplog.text)
+        assert sorted(told) == sorted(keys)  # all others are honoured
+        expected = vsr.load_options(path)
+        for one, other in same_sections(found, expected):
+            assert one == other
+        assert found.model_type == expected.model_type == "StereoModel"
+        assert found.path.pretrain_network_g == expected.path.pretrain_network_g
+    assert [found.datasets[key].name for key in found.datasets] == list(official.STEREO_SETS)
+
+
 def test_real_esrgans_keys_are_stages_in_the_order_of_its_code(tmp_path: Path) -> None:
     options = load(tmp_path, official.FILES["RealESRGAN_x4"])
     train = options.datasets["train"]

@@ -155,6 +155,8 @@ def test_a_flipped_stereo_pair_has_the_disparities_of_a_stereo_pair(flips: Stere
     assert disparity_of(new_left, new_right) == 5
     source = right[..., ::-1] if flips.horizontal else left
     np.testing.assert_array_equal(new_left, source[..., ::-1, :] if flips.vertical else source)
+    for twice, once in zip(flips.apply(new_left, new_right), (left, right), strict=True):
+        np.testing.assert_array_equal(twice, once)
 
 
 def test_colours_of_both_views_are_exchanged_in_one_order() -> None:
