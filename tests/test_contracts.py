@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "IconVSR": {"num_feat": 8, "num_block": 1, "temporal_padding": 1},
     "MSRResNet": {"num_feat": 8, "num_block": 2},
+    "MemoryPrediction": {"channels": [3, 4, 8], "noskip": [True, False], "input_size": 3, "embed_size": 8, "pad": 1},
     "RCAN": {"num_feat": 8, "num_group": 2, "num_block": 1, "squeeze_factor": 4},
     "RRDBNet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4, "scale": 2},
     "SRVGGNetCompact": {"num_feat": 8, "num_conv": 2},
@@ -57,8 +58,9 @@ NAMES = sorted(NETWORKS.table)
 # Parts of parameters' names whose effect is on outputs beside the restored frame, which other tests look at.
 OF_OTHER_OUTPUTS = {"FMANet": (".a_conv.", "degradation_learning_network.f_conv.")}
 SLOW_TO_COMPILE = {"BasicVSR", "BasicVSRPlusPlus", "EDVR", "IconVSR"}
-# Kind -> channels of an input. restoration: images, or frames; stereo: left and right view; flow: two images.
-CHANNELS = {"restoration": 3, "stereo": 6, "discriminator": 3, "flow": 3}
+# Kind -> channels of an input. restoration: images, or frames; stereo: left and right view; flow: two images;
+# prediction: frames that another one follows.
+CHANNELS = {"restoration": 3, "stereo": 6, "discriminator": 3, "flow": 3, "prediction": 3}
 
 
 def kind_of(name: str) -> str:
@@ -114,7 +116,7 @@ def test_every_network_states_what_it_is(name: str) -> None:
     assert network.min_size >= 1
     assert isinstance(network.channels_last, bool)
     assert all(issubclass(module, nn.Module) for module in network.checkpointed)
-    if network.kind in ("restoration", "stereo"):
+    if network.kind in ("restoration", "stereo", "prediction"):
         assert network.scale >= 1
         assert network.checkpointed  # what takes the memory of a whole training
     else:
@@ -269,6 +271,21 @@ def test_each_view_is_restored_with_the_help_of_the_other(name: str) -> None:
             difference = (network(changed) - network(x)).abs()
         assert difference[:, :3].max() > 1e-6
         assert difference[:, 3:].max() > 1e-6
+
+
+@pytest.mark.parametrize("name", named("prediction"))
+def test_a_prediction_looks_at_all_frames_and_tells_with_what_weights(name: str) -> None:
+    network = build(name)
+    (x,) = inputs(network)
+    x.requires_grad_()
+    out, weights = network(x, with_weights=True)
+    assert torch.equal(network(x), out)
+    (slope,) = torch.autograd.grad(out.square().sum(), x)
+    assert all(frame.any() for frame in slope.transpose(0, 1))
+    assert weights
+    for of_level in weights.values():
+        for hop in of_level:
+            torch.testing.assert_close(hop.sum(1), torch.ones_like(hop[:, 0]))
 
 
 @pytest.mark.parametrize("name", named("discriminator"))

@@ -18,7 +18,8 @@ from vsr.data import TrainSampler, build_dataset, build_train_loader
 from vsr.data.encodings import ENCODINGS
 from vsr.data.fingerprint import fingerprint
 from vsr.data.lmdb_writer import Recipe, make_lmdb
-from vsr.data.prediction import CharadesDataset, HumanEvaDataset
+from vsr.data.overlap import shared_frames
+from vsr.data.prediction import CharadesDataset, HumanEvaDataset, NextFrameDataset
 from vsr.data.prediction_lists import hash_partition, split_by_hash, split_by_scene
 from vsr.utils.images import read_image, write_image
 
@@ -506,3 +507,47 @@ def test_a_frame_is_read_upright_and_in_rgb(tmp_path: Path) -> None:
     )[0, 0]  # fmt: skip
     assert sample["gt"].tolist() == [[[200, 200], [0, 0]], [[0, 0], [0, 0]], [[100, 0], [100, 0]]]
     assert np.array_equal(read_image(tmp_path / "Charades_v1_480_img" / "a" / "0.png"), image)
+
+
+def test_the_flow_leads_from_the_last_input_to_the_target(tmp_path: Path) -> None:
+    """A texture that moves by (3, -2) pixels from each frame to the next."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    texture = cv2.resize(noise, (160, 160), interpolation=cv2.INTER_CUBIC)
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for i in range(6):
+        write_image(folder / f"{i}.png", np.ascontiguousarray(texture[40 + 2 * i :, 40 - 3 * i :][:64, :96]))
+    given: dict[str, Any] = {"input_size": 2, "frame_interval": 2, "W": 96, "H": 64, "with_flow": True}
+    sample = NextFrameDataset(dataroot=str(folder), partition="test", **given)[0]
+    assert sample["flow"].shape == (2, 64, 96)
+    assert sample["flow"].dtype == torch.float32
+    inside = sample["flow"][:, 10:-10, 10:-10].flatten(1)
+    assert inside.median(1).values.tolist() == pytest.approx([6, -4], abs=0.2)  # two frames further
+    assert "flow" not in NextFrameDataset(dataroot=str(folder), partition="test", **{**given, "with_flow": False})[0]
+
+
+def test_any_clips_are_a_set_and_parts_of_one_clip_are_several(tmp_path: Path, write_clip: Any) -> None:
+    for name in ("a", "b/c"):
+        write_clip("clips", name, count=20, size=(16, 24), names=[f"{i:06d}" for i in range(20)])
+    given: dict[str, Any] = {"dataroot": str(tmp_path / "clips"), **SMALL}
+    train = NextFrameDataset(partition="train", frames=[0, 13], **given)
+    val = NextFrameDataset(partition="val", frames=[-6, -1], **{**given, "frame_interval": 1})
+    assert train.clip_names == val.clip_names == ["a", "b/c"]
+    assert [numbers(train[i, 0]) for i in (0, 1)] == [[0, 3, 6, 9, 12], [1, 4, 7, 10, 13]]
+    assert val.keys == ["a/000018", "a/000019", "b/c/000018", "b/c/000019"]
+    assert numbers(val[0]) == [14, 15, 16, 17, 18]
+    assert shared_frames(train, val) == ""
+    assert "a/000010.png" in shared_frames(
+        train, NextFrameDataset(partition="val", frames=[10, 19], **{**given, "frame_interval": 2})
+    )
+    assert shared_frames(train, NextFrameDataset(partition="val", **given)) != ""  # without frames: the whole clips
+    with pytest.raises(ValueError, match=r"frames: expected \[first, last\] within the 20 frames of clip 'a'"):
+        NextFrameDataset(partition="val", frames=[0, 20], **given)
+
+
+def test_a_root_is_found_in_other_capitals(humaneva: Path) -> None:
+    given = HumanEvaDataset(dataroot=str(humaneva.with_name("Humaneva")), partition="val", **SMALL)
+    assert given.clip_names == ["S1_Jog_1_(C1)", "S2_Box 1_(C2)"]
+    humaneva.with_name("humanEVA").mkdir()
+    with pytest.raises(FileNotFoundError, match="dataroot: expected an existing"):  # which of the two?
+        HumanEvaDataset(dataroot=str(humaneva.with_name("Humaneva")), partition="val", **SMALL)

@@ -210,7 +210,7 @@ class ClipSet:
             else:
                 lq = self._matched(name, gt, lq)
         whole = ClipPair(name, gt, lq, (0, 0))
-        clip_pair = whole.cut(_used_range(name, len(whole), count, frames))
+        clip_pair = whole.cut(used_range(name, len(whole), count, frames))
         if not self._allow_gaps and (missing := gaps((clip_pair.lq or clip_pair.main).files)):
             before, after, lost = missing[0]
             more = f"; {len(missing)} gaps in all" if len(missing) > 1 else ""
@@ -294,7 +294,7 @@ def _selected(
     return [name for name in known if name in chosen]
 
 
-def _used_range(name: str, total: int, count: int | None, frames: Sequence[int] | None) -> slice:
+def used_range(name: str, total: int, count: int | None, frames: Sequence[int] | None) -> slice:
     """Return the frames of a clip that the meta file's count and ``frames`` [first, last] leave."""
     if count is not None:
         if not 1 <= count <= total:

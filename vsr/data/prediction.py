@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
-from vsr.data.clips import check_seed
+from vsr.data.clips import check_seed, used_range
+from vsr.data.flow import dis_flow
 from vsr.data.names import first_duplicate, gaps
 from vsr.data.pairs import Pair, PairReader, free_memory
 from vsr.data.prediction_lists import (
@@ -46,6 +48,7 @@ class _NextFrames(Dataset[Sample]):
         lq   (S, 3, H, W)   frames t-(S-1)d, ..., t-d, t: the sentences of the memory, the last one being its query
         gt   (3, H, W)      frame t+d, the target
         key                 'clip/name of the target frame'
+        flow (2, H, W)      with_flow: from t to t+d, (dx, dy) in pixels, float32, by DIS (``vsr.data.flow``)
 
     all of one size, so the scale is 1. Every frame t is an item for which all of them exist; a clip needs S*d + 1
     frames, and shorter ones are left out. A network that maps a window to one frame predicts gt from lq. What a
@@ -64,6 +67,8 @@ class _NextFrames(Dataset[Sample]):
             A clip still needs the frames that frame_interval asks for.
         W: Width to which frames are reduced, by the mean over areas, without regard to their shape.
         H: Height likewise.
+        with_flow: Find the optical flow that PredictionModel learns as test_type opticalflow.
+        frames: [first, last] frame of each clip to use, negative ones counted from its end; None: all.
         samples_per_clip: Items of each clip, spread over it evenly; None: all. A clip has hundreds, which
             differ little: for validation a few will do.
         allow_gaps: Take clips although frames are missing in them: names 7, 8, 10.
@@ -91,6 +96,8 @@ class _NextFrames(Dataset[Sample]):
         random_interval: bool = False,
         W: int = 64,  # noqa: N803 (the option's name)
         H: int = 64,  # noqa: N803
+        with_flow: bool = False,
+        frames: Sequence[int] | None = None,
         samples_per_clip: int | None = None,
         allow_gaps: bool = False,
         meta_info_file: str | None = None,
@@ -112,13 +119,13 @@ class _NextFrames(Dataset[Sample]):
         self.input_size, self.frame_interval = input_size, frame_interval
         self.random_interval = random_interval and self.is_train
         self.size = W, H
-        self.sample_bytes = 3 * W * H * (input_size + 1)
+        self.with_flow, self.sample_bytes = with_flow, W * H * (3 * (input_size + 1) + 8 * with_flow)
         self.storage = open_storage(io_backend)
         self.reader = PairReader(storage=self.storage, scale=1)  # for checks of whole files: samples are reduced
         self._recent: OrderedDict[str, Frame] = OrderedDict()
         self._keep = min((input_size + 1) * frame_interval, RECENT_BYTES // (3 * W * H))  # those of d samples in a row
         self._cached: dict[str, Frame] = {}
-        self._allow_gaps = allow_gaps
+        self._allow_gaps, self._frames = allow_gaps, frames
         self.clips = self._long_enough(self._chosen(dataroot, meta_info_file, io_backend))
         self._items = [self._queries(len(clip.files), samples_per_clip) for clip in self.clips]
         self._ends = np.cumsum([len(queries) for queries in self._items])
@@ -134,8 +141,12 @@ class _NextFrames(Dataset[Sample]):
 
     @property
     def gt_files(self) -> list[str]:
-        """Where each clip is: two sets have frames in common where they have a clip in common."""
-        return [os.path.realpath(clip.folder) for clip in self.clips]
+        """Where each clip is, as sets that have one in common have frames in common; with ``frames``, these."""
+        folders = [os.path.realpath(clip.folder) for clip in self.clips]
+        if self._frames is None:
+            return folders
+        pairs = zip(folders, self.clips, strict=True)
+        return [os.path.join(folder, file) for folder, clip in pairs for file in clip.files]
 
     @property
     def keys(self) -> list[str]:
@@ -166,7 +177,11 @@ class _NextFrames(Dataset[Sample]):
         with naming(key):
             frames = [self._frame(clip.path(i)).transpose(2, 0, 1) for i in range(first, target + 1, interval)]
         sequence = stacked(frames)
-        return Sample(lq=sequence[:-1], gt=sequence[-1], key=key)
+        sample = Sample(lq=sequence[:-1], gt=sequence[-1], key=key)
+        if self.with_flow:
+            last, following = (np.ascontiguousarray(frame.transpose(1, 2, 0)) for frame in frames[-2:])
+            sample["flow"] = torch.from_numpy(dis_flow(last, following))
+        return sample
 
     # --- which clips and frames ------------------------------------------------------------------
 
@@ -181,7 +196,7 @@ class _NextFrames(Dataset[Sample]):
 
     def _chosen(self, dataroot: str, meta_info_file: str | None, io_backend: Mapping[str, Any] | None) -> list[Clip]:
         """Return the partition's clips in natural order of their names, videos decoded."""
-        root = existing(dataroot, "dataroot")
+        root = existing(_as_written(dataroot), "dataroot")
         lmdbs = [f"{folder}.lmdb" for folder in self.folders if (io_backend or {}).get("type") == "lmdb"]
         below = [root / name for name in (*lmdbs, *self.folders)]
         place = next((path for path in below if path.exists()), root)
@@ -225,6 +240,7 @@ class _NextFrames(Dataset[Sample]):
         folder, files = frames_of_video(clip.folder) if clip.is_video else (clip.folder, clip.files)
         if twice := first_duplicate(files):
             raise ValueError(f"{folder}: expected one image for each name, got {twice}. Remove the one or the other.")
+        files = files[used_range(name, len(files), None, self._frames)]
         if not self._allow_gaps and not clip.is_video and (missing := gaps(files)):
             before, after, lost = missing[0]
             raise ValueError(
@@ -351,3 +367,30 @@ class HumanEvaDataset(_NextFrames):
             f"partition: expected {list_name(self.partition)} in '{folder}', got none. Let "
             "scripts/prepare_humaneva.py write the lists, or name one in meta_info_file."
         )
+
+
+@DATASETS.register
+class NextFrameDataset(_NextFrames):
+    """Any clips: folders of images or video files at any depth below <dataroot>, or one of them.
+
+    A clip's name is its path. The partition says whether the set trains. Without csv lists all clips belong to it:
+    partitions have roots, meta_info_files or ``frames`` of their own.
+    """
+
+    folders = ()
+
+    @staticmethod
+    def own_name(name: str) -> str:
+        return charades_name(name)
+
+    def _unlisted(self, names: Sequence[str], folder: Path) -> list[str]:
+        return list(names)
+
+
+def _as_written(root: str) -> str:
+    """Return the root, or the only folder beside it that differs from it in upper and lower case alone."""
+    path = Path(os.path.expanduser(root))
+    if path.exists() or not path.parent.is_dir():
+        return root
+    alike = [other for other in path.parent.iterdir() if other.name.lower() == path.name.lower()]
+    return str(alike[0]) if len(alike) == 1 else root
