@@ -17,8 +17,8 @@ def scale_iterations(options: Options, samples: int) -> Options:
     """Return the options with their numbers of training steps as ``samples`` a step need them.
 
     Without ``train.reference_batch`` they stay as they are. With it the factor is told; ``train.scale_iterations``
-    applies it to total_iter, warmup_iter, freeze.until and the scheduler's periods, milestones and restarts. How
-    often a run validates and saves stays: that is a matter of time, not of samples.
+    applies it to total_iter, warmup_iter, net_d_init_iters, freeze.until and the scheduler's periods, milestones and
+    restarts. How often a run validates and saves stays: that is a matter of time, not of samples.
 
     Args:
         options: As the file has them.
@@ -62,6 +62,7 @@ def _scaled(train: TrainOptions, factor: float) -> TrainOptions:
         train,
         total_iter=steps(train.total_iter),
         warmup_iter=steps(train.warmup_iter),
+        net_d_init_iters=steps(train.net_d_init_iters),
         scheduler=scheduler,
         freeze=freeze,
     )
