@@ -11,6 +11,7 @@ from vsr.archs.blocks import checkpoint_activations
 from vsr.inference.tiles import frames_first
 from vsr.registry import LOSSES, NETWORKS
 
+SMALL_EDVR = {"num_feat": 8, "num_frame": 3, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1}
 # The smallest sensible form of each network: a new one needs its line here, and gets the tests of its kind below.
 SMALL: dict[str, dict[str, Any]] = {
     "Baseline": {"width": 8, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
@@ -18,7 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "BasicVSR": {"num_feat": 8, "num_block": 1},
     "BasicVSRPlusPlus": {"mid_channels": 8, "num_blocks": 1},
     "EDSR": {"num_feat": 8, "num_block": 2},
-    "EDVR": {"num_feat": 8, "num_frame": 3, "deformable_groups": 2, "num_extract_block": 1, "num_reconstruct_block": 1},
+    "EDVR": SMALL_EDVR,
     "FMANet": {
         "dim": 12,
         "ds_kernel_size": 6,
@@ -31,7 +32,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "num_transformer_block": 1,
         "num_heads": 2,
     },
+    "EDVR_Concat128Norm": SMALL_EDVR,
+    "EDVR_Concat256": SMALL_EDVR,
+    "EDVR_Crop3": SMALL_EDVR,
+    "EDVR_Crop5": SMALL_EDVR,
+    "EDVR_NoPCD": SMALL_EDVR,
+    "EDVR_PixSentence": SMALL_EDVR,
+    "EDVR_PixSim": SMALL_EDVR,
+    "EDVR_PixWise": SMALL_EDVR,
     "IconVSR": {"num_feat": 8, "num_block": 1, "temporal_padding": 1},
+    "MemoryEDVR": SMALL_EDVR
+    | {"memory": {"type": "pixsentence", "norm": True, "hops": 2, "per_sentence": True, "temporal_encoding": True}},
     "MSRResNet": {"num_feat": 8, "num_block": 2},
     "MemoryPrediction": {"channels": [3, 4, 8], "noskip": [True, False], "input_size": 3, "embed_size": 8, "pad": 1},
     "RCAN": {"num_feat": 8, "num_group": 2, "num_block": 1, "squeeze_factor": 4},
@@ -55,9 +66,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "SpyNet": {},
 }
 NAMES = sorted(NETWORKS.table)
+# MemoryEDVR under names that stand for other arguments; one of them is among the quick tests.
+VARIANTS = {name for name in NAMES if name.startswith("EDVR_")} - {"EDVR_NoPCD"}
+CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in NAMES]
 # Parts of parameters' names whose effect is on outputs beside the restored frame, which other tests look at.
 OF_OTHER_OUTPUTS = {"FMANet": (".a_conv.", "degradation_learning_network.f_conv.")}
-SLOW_TO_COMPILE = {"BasicVSR", "BasicVSRPlusPlus", "EDVR", "IconVSR"}
+SLOW_TO_COMPILE = {"BasicVSR", "BasicVSRPlusPlus", "EDVR", "EDVR_NoPCD", "IconVSR", "MemoryEDVR"}
 # Kind -> channels of an input. restoration: images, or frames; stereo: left and right view; flow: two images;
 # prediction: frames that another one follows.
 CHANNELS = {"restoration": 3, "stereo": 6, "discriminator": 3, "flow": 3, "prediction": 3}
@@ -107,7 +121,7 @@ def test_every_network_has_a_small_form_here() -> None:
     assert sorted(SMALL) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_every_network_states_what_it_is(name: str) -> None:
     network = build(name)
     assert network.kind in CHANNELS
@@ -125,7 +139,7 @@ def test_every_network_states_what_it_is(name: str) -> None:
         assert network.num_frame >= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("multiples", [(1, 1), (5, 3), (2, 7)])
 def test_the_output_has_the_size_that_the_network_states(name: str, multiples: tuple[int, int]) -> None:
     network = build(name)
@@ -139,7 +153,7 @@ def test_the_output_has_the_size_that_the_network_states(name: str, multiples: t
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_a_size_between_the_multiples_is_refused(name: str) -> None:
     network = build(name)
     x = [image[..., :-1] for image in inputs(network, multiples=(50, 30))]
@@ -153,14 +167,14 @@ def test_a_size_between_the_multiples_is_refused(name: str) -> None:
             network(*x)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_another_number_of_channels_is_refused(name: str) -> None:
     network = build(name)
     with pytest.raises(ValueError, match=r"expected .* got"):
         network(*(torch.cat((image, image[..., :1, :, :]), -3) for image in inputs(network)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_an_empty_batch_is_refused_or_gives_nothing(name: str) -> None:
     network = build(name)
     try:
@@ -170,7 +184,7 @@ def test_an_empty_batch_is_refused_or_gives_nothing(name: str) -> None:
     assert len(out) == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     network = build(name).train()
     network(*inputs(network)).square().sum().backward()
@@ -178,7 +192,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     assert [n for n in without if not any(part in n for part in OF_OTHER_OUTPUTS.get(name, ()))] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_recomputed_activations_give_the_same_gradients_and_keep_less(name: str) -> None:
     plain, recomputing = build(name).train(), build(name).train()
     checkpoint_activations(recomputing)
@@ -197,7 +211,7 @@ def test_recomputed_activations_give_the_same_gradients_and_keep_less(name: str)
     assert kept[recomputing] < kept[plain] or not plain.checkpointed
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_a_batch_is_its_samples_one_by_one(name: str) -> None:
     network = build(name)
     x = inputs(network, batch=3)
@@ -206,7 +220,7 @@ def test_a_batch_is_its_samples_one_by_one(name: str) -> None:
         torch.testing.assert_close(network(*x), torch.cat(singles), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_a_state_dict_makes_an_equal_network(name: str) -> None:
     network, other = build(name), build(name)
     for parameter in network.parameters():
@@ -217,7 +231,7 @@ def test_a_state_dict_makes_an_equal_network(name: str) -> None:
         assert torch.equal(network(*x), other(*x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_a_run_of_the_network_changes_neither_its_input_nor_its_state(name: str) -> None:
     network = build(name)
     x = inputs(network)
@@ -228,7 +242,7 @@ def test_a_run_of_the_network_changes_neither_its_input_nor_its_state(name: str)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "converted"])
 def test_bfloat16_is_near_float32(name: str, autocast: bool) -> None:
     network = build(name)
@@ -241,7 +255,7 @@ def test_bfloat16_is_near_float32(name: str, autocast: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE)) for name in NAMES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE | VARIANTS)) for name in NAMES]
 )
 def test_the_network_compiles_into_one_graph(name: str) -> None:
     network = build(name)
@@ -251,7 +265,7 @@ def test_the_network_compiles_into_one_graph(name: str) -> None:
         torch.testing.assert_close(compiled(*x), network(*x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_the_network_builds_without_memory_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         network = NETWORKS.build({"type": name, **SMALL[name]})

@@ -86,9 +86,18 @@ NETWORKS = Registry(
         "BasicVSRPlusPlus": "vsr.archs.basicvsrpp",
         "EDSR": "vsr.archs.edsr",
         "EDVR": "vsr.archs.edvr",
+        "EDVR_Concat128Norm": "vsr.archs.memory_edvr",
+        "EDVR_Concat256": "vsr.archs.memory_edvr",
+        "EDVR_Crop3": "vsr.archs.memory_edvr",
+        "EDVR_Crop5": "vsr.archs.memory_edvr",
+        "EDVR_NoPCD": "vsr.archs.memory_edvr",
+        "EDVR_PixSentence": "vsr.archs.memory_edvr",
+        "EDVR_PixSim": "vsr.archs.memory_edvr",
+        "EDVR_PixWise": "vsr.archs.memory_edvr",
         "FMANet": "vsr.archs.fmanet",
         "IconVSR": "vsr.archs.basicvsr",
         "MSRResNet": "vsr.archs.msrresnet",
+        "MemoryEDVR": "vsr.archs.memory_edvr",
         "MemoryPrediction": "vsr.archs.memory_prediction",
         "RCAN": "vsr.archs.rcan",
         "RRDBNet": "vsr.archs.rrdbnet",
@@ -105,6 +114,9 @@ NETWORKS = Registry(
 )
 BLOCKS = Registry("block", {"NAFBlock": "vsr.archs.nafnet"})  # map one feature map to another of its shape
 FUSIONS = Registry("fusion", {"BiPAM": "vsr.archs.stereo_fusion", "SCAM": "vsr.archs.nafssr"})  # two to two
+MEMORIES = Registry(  # what a window of features is read from
+    "memory", dict.fromkeys(("pixsim", "pixwise", "pixsentence"), "vsr.archs.memory_fusion")
+)
 DATASETS = Registry(
     "dataset",
     {

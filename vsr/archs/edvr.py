@@ -216,7 +216,7 @@ class EDVR(AlignedFeatures):
 
     kind = "restoration"
     temporal = "window"
-    checkpointed = (ResidualBlockNoBN, PCDAlignment)
+    checkpointed: tuple[type[nn.Module], ...] = (ResidualBlockNoBN, PCDAlignment)
     channels_last = True
 
     def __init__(
@@ -285,9 +285,16 @@ class EDVR(AlignedFeatures):
 
     def reconstruct(self, pyramid: Sequence[Tensor], center: Tensor) -> Tensor:
         """Restore the centre frame (b, num_in_ch, H, W) from the window's pyramid of (b, t, c, ...) levels."""
-        stacked = self._align(pyramid)
-        out = self.fusion(stacked if isinstance(self.fusion, TSAFusion) else stacked.flatten(1, 2))
-        out = self.reconstruction(out)
+        return self._enlarge(self._fuse(self._align(pyramid)), center)
+
+    def _fuse(self, aligned: Tensor) -> Tensor:
+        """Make one feature map (b, c, h, w) of those of all frames (b, t, c, h, w)."""
+        fused: Tensor = self.fusion(aligned if isinstance(self.fusion, TSAFusion) else aligned.flatten(1, 2))
+        return fused
+
+    def _enlarge(self, fused: Tensor, center: Tensor) -> Tensor:
+        """Turn fused features (b, c, h, w) into what is added to the centre frame (b, num_in_ch, H, W), and add it."""
+        out = self.reconstruction(fused)
         out = lrelu(F.pixel_shuffle(self.upconv1(out), 2))
         out = lrelu(F.pixel_shuffle(self.upconv2(out), 2))
         out = self.conv_last(lrelu(self.conv_hr(out)))

@@ -38,7 +38,7 @@ def read_similarity(
     _check_read(q, k, v, mask)
     q = _scaled(q, scale)
     with _no_autocast(q):
-        logits = torch.stack([(q * slot).sum((1, 2, 3)) for slot in k.unbind(1)], 1) / q[0, 0].numel()
+        logits = torch.stack([(q * slot).sum((1, 2, 3)) for slot in k.unbind(1)], 1) / q.shape[2:].numel()
         weights = _masked(logits, mask).softmax(1)
         out = torch.zeros((), dtype=weights.dtype, device=v.device)
         for i, slot in enumerate(v.unbind(1)):

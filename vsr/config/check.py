@@ -20,11 +20,12 @@ from vsr.registry import Registry, suggest
 _CONTEXT = {
     "BLOCKS": frozenset({"channels", "drop_out_rate"}),
     "FUSIONS": frozenset({"channels"}),
+    "MEMORIES": frozenset({"channels", "slots", "center"}),
     "DATASETS": frozenset({"scale", "seed", "degradations"}),
     "OPTIMIZERS": frozenset({"params"}),
     "SCHEDULERS": frozenset({"base_lr"}),
 }
-NEVER_IN_FILE = frozenset({"params", "base_lr", "channels"})
+NEVER_IN_FILE = frozenset({"params", "base_lr", "channels", "slots", "center"})
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 

@@ -33,6 +33,7 @@ _TABLES = (
     "BATCH_AUGMENTS",
     "BLOCKS",
     "FUSIONS",
+    "MEMORIES",
 )
 
 
