@@ -166,6 +166,48 @@ def test_pairs_train_validate_and_test(official: Path, network: str) -> None:
     assert "64 columns, mean of both views" not in report
 
 
+CONSISTENCY = {
+    "error": "calculate_disparity_error",
+    "bad": "calculate_bad_disparity",
+    "warped": "calculate_warped_psnr",
+}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_pairs_are_measured_as_a_whole_with_their_true_disparity(official: Path, known: bool) -> None:
+    """The made pairs have a disparity of 6; the files say 5, so that it shows which of the two was used."""
+    (official.parent / "disparity").mkdir()
+    for key in ("0001", "0002"):
+        np.save(official.parent / "disparity" / f"{key}.npy", np.full((40, 120), 5))
+    given = [f"datasets.val.dataroot_disparity={official.parent}/disparity"] if known else []
+    metric = [f"val.metrics.{name}.type={kind}" for name, kind in CONSISTENCY.items()]
+    torch.save({"params": model_of(official).network_g.state_dict()}, official.parent / "net.pth")
+    weights = f"path.pretrain_network_g={official.parent}/net.pth"
+    options = options_of(official, *given, *metric, weights, "val.compare_bicubic=true", "val.save_img=true")
+    records = run_test(options)["val"]
+    root = official.parent / "results" / options.name
+    truth = np.full((40, 120), 5.0) if known else None
+    for record in records:
+        pictures = (root / "visualization" / "Flickr1024-sr-test" / f"{record.key}_{side}.png" for side in "LR")
+        restored = np.concatenate([read_image(picture) for picture in pictures], 2)
+        files = (official.parent / "hr" / record.key / f"hr{number}.png" for number in range(2))
+        target = np.concatenate([read_image(file) for file in files], 2)
+        for name, kind in CONSISTENCY.items():
+            expected = metrics.build({"type": kind}).measure(restored, target, truth)
+            assert record.metrics[name] == pytest.approx(expected, abs=1e-9)
+        assert (record.metrics["error"] > 0.8) == known
+    report = (root / "report.html").read_text(encoding="utf-8")
+    assert "crop 0; by true disparity where it is known, else SGBM on the target" in report
+    assert "SGBM on the target, mean of both views" not in report
+
+
+def test_metrics_of_pairs_are_refused_of_single_images(official: Path) -> None:
+    kept = "num_worker_per_gpu: 0"
+    images = f"datasets.val={{type: PairedImageDataset, dataroot_gt: {official.parent}/hr, {kept}}}"
+    with pytest.raises(ValueError, match=r"val.metrics.bad.type: expected a metric of single images for .*ImageModel"):
+        model_of(official, images, "model_type=ImageModel", f"val.metrics.bad.type={CONSISTENCY['bad']}")
+
+
 def test_the_picture_of_a_pair_shows_both_views(official: Path) -> None:
     options = options_of(official)
     val_set = EvaluationSet("val", options)

@@ -16,6 +16,7 @@ from vsr.registry import DATASETS
 
 Tell = Callable[[object], None]
 _OF_PARTS = ("name", "weight", "degradations")  # keys of a part that are not its data set's
+_NO_IMAGES = ("dataroot_flow", "dataroot_disparity")
 
 
 def search(section: DatasetOptions, scale: int, *, train: bool, tell: Tell) -> list[Image]:
@@ -66,7 +67,7 @@ def search(section: DatasetOptions, scale: int, *, train: bool, tell: Tell) -> l
 def roots_of(arguments: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the roots of images that a data set's arguments name, by argument."""
     named = {name: given for name, given in arguments.items() if name.startswith("dataroot") and given}
-    return {name: list(list_roots(given)) for name, given in named.items() if name != "dataroot_flow"}
+    return {name: list(list_roots(given)) for name, given in named.items() if name not in _NO_IMAGES}
 
 
 def sections_of_parts(section: DatasetOptions) -> dict[str, DatasetOptions]:

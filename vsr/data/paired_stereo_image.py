@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vsr.data.augment import Planes, Region, draw_stereo_flips, draw_stereo_regions
 from vsr.data.clips import check_roots, check_seed
+from vsr.data.disparity import find_disparities, read_disparity
 from vsr.data.names import pick, read_image_list, same_names
 from vsr.data.paired_image import CHECKED_AT_START
 from vsr.data.pairs import Pair, PairReader
@@ -35,6 +37,9 @@ class PairedStereoImageDataset(Dataset[Sample]):
         dataroot_gt: Folder of the pairs in high quality; None (when testing): there are none.
         dataroot_lq: Folder of those in low quality; None: made from GT by antialiased bicubic
             reduction, rounded to 8 bits.
+        dataroot_disparity: Folder of the left views' true disparities, x_left - x_right in GT pixels, for the metrics
+            that compare with them, when testing: ``KEY.png`` (16 bits, times 256, 0 unknown), ``KEY.pfm`` or
+            ``KEY.npy`` (NaN, infinity or 0 unknown), of GT's size, or ``KEY/disp0.pfm`` and so on; None: not known.
         scale: GT size / LQ size.
         gt_size: Side of a square crop, GT pixels, a multiple of scale; None: whole images, or as the next two say.
         gt_size_h, gt_size_w: Height and width of the crop, GT pixels, multiples of scale, in place of gt_size.
@@ -58,6 +63,7 @@ class PairedStereoImageDataset(Dataset[Sample]):
         *,
         dataroot_gt: str | None = None,
         dataroot_lq: str | None = None,
+        dataroot_disparity: str | None = None,
         scale: int,
         gt_size: int | None = None,
         gt_size_h: int | None = None,
@@ -90,6 +96,14 @@ class PairedStereoImageDataset(Dataset[Sample]):
         self.has_gt = dataroot_gt is not None
         self._find({"dataroot_gt": dataroot_gt, "dataroot_lq": dataroot_lq}, meta_info_file)
         self._pairs: list[tuple[Pair, Pair]] | None = None
+        self._disparities: dict[str, str] = {}
+        if dataroot_disparity is not None:
+            if self.is_train or dataroot_gt is None:
+                got = "a crop size, for training" if self.is_train else "no dataroot_gt"
+                raise ValueError(
+                    f"dataroot_disparity: expected a set of whole pairs with GT to measure on, got {got}. Leave it out."
+                )
+            self._disparities = find_disparities(dataroot_disparity, self.keys)
         largest = self._check_sizes()
         if cache_data:
             self._pairs = [self._pair(index) for index in range(len(self))]
@@ -144,7 +158,16 @@ class PairedStereoImageDataset(Dataset[Sample]):
             sample = Sample(lq=both(self.reader.lq), key=key)
             if self.has_gt:
                 sample["gt"] = both(self.reader.gt)
+            if self._disparities:
+                sample["disparity"] = self._disparity(index, pair[0])
         return sample
+
+    def _disparity(self, index: int, left: Pair) -> Tensor:
+        """Return the true disparity (s*h, s*w) of a left view, cropped as its GT is where that has rows to spare."""
+        assert left.gt is not None
+        known = read_disparity(self._disparities[self.keys[index]], self.reader.storage.size(left.gt))
+        height, width = (self.scale * side for side in left.size)
+        return torch.from_numpy(np.ascontiguousarray(known[:height, :width]))
 
     def _pair(self, index: int) -> tuple[Pair, Pair]:
         """Return the left and the right view; raise ValueError if their sizes differ."""
@@ -192,6 +215,8 @@ class PairedStereoImageDataset(Dataset[Sample]):
         for index in range(0, len(self), -(-len(self) // CHECKED_AT_START)):
             pair = self._pair(index)
             self._check_crop(pair)
+            if self._disparities:
+                self._disparity(index, pair[0])
             largest = max(largest, pair[0].size[0] * pair[0].size[1])
         return largest
 

@@ -31,6 +31,7 @@ class ImageMetric:
 
     higher_is_better = True
     decimals = 4  # to print
+    of_pairs = False  # measures a stereo pair as a whole: see vsr.metrics.stereo_consistency
 
     def __init__(
         self,
@@ -80,14 +81,7 @@ class ImageMetric:
                 )
             x, y = restored.detach().double(), target.detach().to(restored.device).double()
             return _mean([self._of_tensors(*pair) for pair in zip(self._views(x), self._views(y), strict=True)])
-        if not (isinstance(restored, np.ndarray) and isinstance(target, np.ndarray)):
-            raise ValueError(
-                f"restored and target: expected two arrays or two tensors, "
-                f"got {type(restored).__name__} and {type(target).__name__}"
-            )
-        _check_sizes(restored, target)
-        arrays = [_three_axes(image, self.input_order) for image in _in_255(restored, target)]
-        return self._of_arrays([image[..., _BGR_TO_RGB[image.shape[2]]] for image in arrays])
+        return self._of_arrays(rgb_arrays(restored, target, self.input_order))
 
     def measure(self, restored: Array, target: Array) -> float:
         """Return the value for two RGB images uint8 (h, w, 3), or (h, w, 6) for a stereo pair.
@@ -136,6 +130,22 @@ class ImageMetric:
 
 
 def luma(image: Array) -> Array:
+def rgb_arrays(restored: Any, target: Any, order: str) -> list[Array]:
+    """Return two arrays, as a metric is called with them, as RGB (h, w, c) in [0, 255], uint8 or float64.
+
+    Raises:
+        ValueError: they are no arrays, or their types, shapes or sizes are not those of a call.
+    """
+    if not (isinstance(restored, np.ndarray) and isinstance(target, np.ndarray)):
+        raise ValueError(
+            f"restored and target: expected two arrays or two tensors, "
+            f"got {type(restored).__name__} and {type(target).__name__}"
+        )
+    _check_sizes(restored, target)
+    arrays = [_three_axes(image, order) for image in _in_255(restored, target)]
+    return [image[..., _BGR_TO_RGB[image.shape[2]]] for image in arrays]
+
+
     """Return the luma of RGB (h, w, 3) in [0, 255] without its offset, float64 (h, w, 1); of grey, the image."""
     if image.shape[2] == 1:
         return image.astype(np.float64)

@@ -54,6 +54,8 @@ class RestorationModel:
         train: Build what training needs, too.
     """
 
+    of_pairs = False  # restores stereo pairs, which metrics of that name measure as a whole
+
     def __init__(self, *, options: Options, device: torch.device, train: bool = True) -> None:
         self.options, self.device, self.trains = options, device, train
         self.compiled = train and options.train is not None and options.train.compile
@@ -67,6 +69,13 @@ class RestorationModel:
             )
         self.metrics = {name: METRICS.build(metric.metric.as_option()) for name, metric in options.val.metrics.items()}
         if options.val.precision != "float32":
+        for name, metric in self.metrics.items():
+            if getattr(metric, "of_pairs", False) and not self.of_pairs:
+                raise ValueError(
+                    f"val.metrics.{name}.type: expected a metric of single images for model_type {options.model_type}, "
+                    f"got {options.val.metrics[name].metric.type}, which measures stereo pairs. "
+                    "Leave it out, or use model_type: StereoModel."
+                )
             for metric in self.metrics.values():
                 metric.definition += f", network in {options.val.precision}"
         val = options.val
@@ -344,7 +353,7 @@ class RestorationModel:
                 picture = to_uint8(frame)
                 clip, finite = key.rpartition("/")[0], bool(torch.isfinite(frame).all())
                 known = before[1] if before is not None and before[0] == clip and not image else None
-                values = self._measure(picture, target, known) if target is not None else {}
+                values = self._measure(picture, target, known, batch) if target is not None else {}
                 before = (clip, (picture, target)) if target is not None and finite else None
                 if number < lead:
                     continue
@@ -357,12 +366,14 @@ class RestorationModel:
         dist.wait_for_all()  # shares are alike in number, not in time
         return [Record(*record) for part in dist.gather_json(records) for record in part]
 
-    def _measure(self, restored: np.ndarray, target: np.ndarray, before: Pictures | None) -> dict[str, float]:
+    def _measure(
+        self, restored: np.ndarray, target: np.ndarray, before: Pictures | None, batch: Batch
+    ) -> dict[str, float]:
         """Return the values of a frame; a metric that follows has one only where there is a frame before it."""
         values = {}
         for name, metric in self.metrics.items():
             if not getattr(metric, "follows", False):
-                values[name] = float(metric.measure(restored, target))
+                values[name] = self.measured(metric, restored, target, batch)
             elif before is not None:
                 values[name] = float(metric.measure(restored, target, before))
         return values
@@ -376,6 +387,10 @@ class RestorationModel:
             sample: One item of the set, not yet batched.
             where: The option that the set comes from, 'datasets.train'; starts the messages.
             train: A training sample goes into the network as it is; others are padded and cropped.
+    def measured(self, metric: Any, restored: np.ndarray, target: np.ndarray, batch: Batch) -> float:
+        """Return what a metric says of a restored frame; ``batch`` is the item of the data set that it was made of."""
+        return float(metric.measure(restored, target))
+
         """
         name, network = self.options.network_g.type, self.network_g
         height, width = sample["lq"].shape[-2:]

@@ -1,7 +1,9 @@
 """Restoration of stereo pairs."""
 
 import itertools
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,12 +17,15 @@ class StereoModel(RestorationModel):
     """Networks that map the two views of a pair, (b, 6, h, w), left one first, to ``scale`` times their size.
 
     Image networks work here, too: each view is restored by itself. A pair's metrics are the means over its views.
+    Metrics of pairs as a whole get the true disparity where the data set has it.
     """
+
+    of_pairs = True
 
     def __init__(self, *, options: Options, device: torch.device, train: bool = True) -> None:
         super().__init__(options=options, device=device, train=train)
         for metric in self.metrics.values():
-            if not metric.left_only:
+            if not (metric.left_only or getattr(metric, "of_pairs", False)):
                 metric.definition += ", mean of both views"
 
     @property
@@ -42,6 +47,12 @@ class StereoModel(RestorationModel):
                 f"got {self.options.network_g.type} ({temporal}). Use NAFSSR, or model_type: VideoModel."
             )
         super().check_sample(sample, where, train=train)
+
+    def measured(self, metric: Any, restored: np.ndarray, target: np.ndarray, batch: Batch) -> float:
+        if not getattr(metric, "of_pairs", False):
+            return super().measured(metric, restored, target, batch)
+        known = batch.get("disparity")
+        return float(metric.measure(restored, target, None if known is None else known[0].numpy()))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if self.sees_both:
