@@ -185,17 +185,17 @@ LOSSES = Registry(
 METRICS = Registry(
     "metric",
     {
-        "calculate_psnr": "vsr.metrics.psnr",
-        "calculate_psnr_left": "vsr.metrics.psnr",
         "calculate_bad_disparity": "vsr.metrics.stereo_consistency",
         "calculate_disparity_error": "vsr.metrics.stereo_consistency",
+        "calculate_psnr": "vsr.metrics.psnr",
+        "calculate_psnr_left": "vsr.metrics.psnr",
         "calculate_skimage_ssim": "vsr.metrics.skimage_ssim",
         "calculate_skimage_ssim_left": "vsr.metrics.skimage_ssim",
         "calculate_ssim": "vsr.metrics.ssim",
         "calculate_ssim_left": "vsr.metrics.ssim",
+        "calculate_warped_psnr": "vsr.metrics.stereo_consistency",
         "calculate_tof": "vsr.metrics.tof",
     },
-        "calculate_warped_psnr": "vsr.metrics.stereo_consistency",
 )
 OPTIMIZERS = Registry(
     "optimizer",

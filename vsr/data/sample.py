@@ -36,8 +36,8 @@ class Sample(TypedDict, total=False):
     key: str
     frames: list[str]
     flow: Tensor
-
     disparity: Tensor
+
 
 def stacked(images: Sequence[Planes]) -> Tensor:
     """Copy images (3, h, w), which may be views, into one tensor (t, 3, h, w)."""

@@ -129,7 +129,6 @@ class ImageMetric:
         return views
 
 
-def luma(image: Array) -> Array:
 def rgb_arrays(restored: Any, target: Any, order: str) -> list[Array]:
     """Return two arrays, as a metric is called with them, as RGB (h, w, c) in [0, 255], uint8 or float64.
 
@@ -146,6 +145,7 @@ def rgb_arrays(restored: Any, target: Any, order: str) -> list[Array]:
     return [image[..., _BGR_TO_RGB[image.shape[2]]] for image in arrays]
 
 
+def luma(image: Array) -> Array:
     """Return the luma of RGB (h, w, 3) in [0, 255] without its offset, float64 (h, w, 1); of grey, the image."""
     if image.shape[2] == 1:
         return image.astype(np.float64)

@@ -68,7 +68,6 @@ class RestorationModel:
                 f"got {options.scale}. Change one of the two."
             )
         self.metrics = {name: METRICS.build(metric.metric.as_option()) for name, metric in options.val.metrics.items()}
-        if options.val.precision != "float32":
         for name, metric in self.metrics.items():
             if getattr(metric, "of_pairs", False) and not self.of_pairs:
                 raise ValueError(
@@ -76,6 +75,7 @@ class RestorationModel:
                     f"got {options.val.metrics[name].metric.type}, which measures stereo pairs. "
                     "Leave it out, or use model_type: StereoModel."
                 )
+        if options.val.precision != "float32":
             for metric in self.metrics.values():
                 metric.definition += f", network in {options.val.precision}"
         val = options.val
@@ -378,6 +378,10 @@ class RestorationModel:
                 values[name] = float(metric.measure(restored, target, before))
         return values
 
+    def measured(self, metric: Any, restored: np.ndarray, target: np.ndarray, batch: Batch) -> float:
+        """Return what a metric says of a restored frame; ``batch`` is the item of the data set that it was made of."""
+        return float(metric.measure(restored, target))
+
     # ---------------------------------------------------------------- checks and state
 
     def check_sample(self, sample: Batch, where: str, *, train: bool) -> None:
@@ -387,10 +391,6 @@ class RestorationModel:
             sample: One item of the set, not yet batched.
             where: The option that the set comes from, 'datasets.train'; starts the messages.
             train: A training sample goes into the network as it is; others are padded and cropped.
-    def measured(self, metric: Any, restored: np.ndarray, target: np.ndarray, batch: Batch) -> float:
-        """Return what a metric says of a restored frame; ``batch`` is the item of the data set that it was made of."""
-        return float(metric.measure(restored, target))
-
         """
         name, network = self.options.network_g.type, self.network_g
         height, width = sample["lq"].shape[-2:]
