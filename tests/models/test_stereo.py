@@ -1,22 +1,25 @@
 """The model of stereo pairs: networks of both views and of one, what it measures, saves and refuses."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from stereo_pairs import made_pair, write_pair
 from torch import Tensor, nn
 
 import vsr.models.stereo as stereo
 from vsr import metrics
-from vsr.config import Options, load_options
+from vsr.config import OptionError, Options, load_options
 from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
-from vsr.registry import MODELS
+from vsr.models.weights import load_network
+from vsr.registry import FUSIONS, MODELS
 from vsr.utils.images import read_image
 
 # The keys and values of NAFNet's options/train/NAFSSR files; a smaller network and other folders.
@@ -286,3 +289,28 @@ def test_a_set_of_images_is_refused(official: Path) -> None:
     images = f"datasets.val={{type: PairedImageDataset, dataroot_gt: {official.parent}/hr, {kept}}}"
     with pytest.raises(ValueError, match=r"datasets.val.type: expected a data set of stereo pairs \(6, h, w\)"):
         train(options_of(official, images))
+
+
+def test_a_fusion_of_ones_own_trains_and_tests_as_the_manual_has_it(
+    official: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    section = manual.split("## Blocks of your own in NAFSSR", 1)[1].split("\n## ", 1)[0]
+    code, settings = (section.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("python", "yaml"))
+    (official.parent / "lab" / "my_lab").mkdir(parents=True)
+    (official.parent / "lab" / "my_lab" / "fusion.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(official.parent / "lab")
+    monkeypatch.setattr(FUSIONS, "_entries", dict(FUSIONS._entries))
+    monkeypatch.delitem(sys.modules, "my_lab.fusion", raising=False)
+    given = yaml.safe_load(settings)
+    chosen = [f"imports={given['imports']}", f"network_g.fusion_block={given['network_g']['fusion_block']}"]
+    with pytest.raises(OptionError, match=r"fusion_block.start: expected float, got 'soon'"):
+        options_of(official, chosen[0], "network_g.fusion_block={type: RowMean, start: soon}")
+    options = options_of(official, *chosen)
+    train(options)
+    weights = official.parent / "experiments" / options.name / "models" / "net_g_2.pth"
+    network = load_network(weights)
+    fusion = network.get_submodule("body.1.module.fusion")
+    assert type(fusion).__name__ == "RowMean"
+    assert 0 < (fusion.factor - 0.1).abs().max() < 0.1  # it has learned
+    assert [record.key for record in run_test(options)["val"]] == ["0001", "0002"]
