@@ -121,6 +121,8 @@ DATASETS = Registry(
     "dataset",
     {
         "CharadesDataset": "vsr.data.prediction",
+        "FMANetDataset": "vsr.data.fmanet",
+        "FMANetTestDataset": "vsr.data.fmanet",
         "HumanEvaDataset": "vsr.data.prediction",
         "MixedDataset": "vsr.data.mixed",
         "NextFrameDataset": "vsr.data.prediction",
@@ -187,6 +189,7 @@ METRICS = Registry(
     {
         "calculate_bad_disparity": "vsr.metrics.stereo_consistency",
         "calculate_disparity_error": "vsr.metrics.stereo_consistency",
+        "calculate_l1": "vsr.metrics.l1",
         "calculate_psnr": "vsr.metrics.psnr",
         "calculate_psnr_left": "vsr.metrics.psnr",
         "calculate_skimage_ssim": "vsr.metrics.skimage_ssim",
@@ -221,7 +224,9 @@ SCHEDULERS = Registry(
 MODELS = Registry(
     "model",
     {
+        "FMANetModel": "vsr.models.fmanet",
         "ImageModel": "vsr.models.image",
+        "PredictionModel": "vsr.models.prediction",
         "StereoModel": "vsr.models.stereo",
         "VideoModel": "vsr.models.video",
     },

@@ -1,5 +1,6 @@
 import csv
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_the_total_of_clips_is_the_mean_of_their_means() -> None:
     """By hand: a has (30 + 32) / 2 = 31, b has 20, so 25.5; the mean over the three frames would be 27.33."""
     assert totals(CLIPS, ["psnr", "ssim"]) == {"psnr": 25.5, "ssim": pytest.approx(0.675)}
     assert how(CLIPS, ["psnr"]) == "3 frames of 2 clips; totals are means over each clip's frames, then over clips"
+
+
+def test_the_total_of_frames_alike_is_the_mean_over_all_of_them() -> None:
+    """By hand: (30 + 32 + 20) / 3, and of a metric that a clip's first frame has not, over the others."""
+    pooled = [replace(record, pooled=True) for record in CLIPS]
+    pooled[1] = replace(pooled[1], metrics={"psnr": 32.0, "ssim": 0.8, "tof": 0.5})
+    assert totals(pooled, ["psnr", "tof"]) == {"psnr": pytest.approx(82 / 3), "tof": 0.5}
+    assert how(pooled, ["psnr"]) == "3 frames of 2 clips; totals are means over all frames"
+    assert rows(pooled, ["psnr"])[0].restored == {"psnr": 31.0}
 
 
 def test_the_total_of_images_is_the_mean_over_images() -> None:

@@ -1,6 +1,7 @@
 """Option files: the schema, reading, checking, writing."""
 
 from vsr.config.dump import dump_options, hash_options
+from vsr.config.fmanet import FMANET_LOSSES
 from vsr.config.load import load_options
 from vsr.config.reader import OptionError
 from vsr.config.schema import (
@@ -21,6 +22,7 @@ from vsr.config.schema import (
 )
 
 __all__ = [
+    "FMANET_LOSSES",
     "ClipGradOptions",
     "Component",
     "DatasetOptions",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vsr.config.check import Checker
+from vsr.config.fmanet import expand_protocol
 from vsr.config.legacy import refuse_absent, translate
 from vsr.config.reader import Node, OptionError, read_file, read_override, show
 from vsr.config.rules import check_rules
@@ -40,6 +41,7 @@ def read_options(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Optio
         translate(override, problems, over=root)
         _merge(root, override, problems)
     refuse_absent(root)
+    expand_protocol(root)
     checker = Checker()
     options = checker.options(root)
     check_rules(options, root, checker)

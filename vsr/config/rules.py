@@ -8,6 +8,7 @@ from typing import Any
 
 import vsr.registry
 from vsr.config.check import INVALID, Checker
+from vsr.config.fmanet import check_fmanet
 from vsr.config.legacy import MODEL_TYPES
 from vsr.config.reader import Mark, Node, show
 from vsr.config.schema import Component, Options, PathOptions, TrainOptions, key_of
@@ -118,6 +119,7 @@ def check_rules(options: Options, root: Node, checker: Checker) -> None:
     facts = _Facts(options, root)
     for rule in (_numbers, _names, _model_type, _sets, _crops, _frames, _upscale, _training, _adversary, _validation):
         rule(facts, checker)
+    check_fmanet(facts, checker)
 
 
 def _numbers(facts: _Facts, checker: Checker) -> None:
@@ -209,16 +211,15 @@ def _crops(facts: _Facts, checker: Checker) -> None:
 
 def _frames(facts: _Facts, checker: Checker) -> None:
     """A network for windows of n frames needs windows of n frames; -1 stands for whole clips."""
-    wanted = facts.get("network_g", "num_frame")
+    own = "num_seq" if facts.get("network_g", "num_frame") is None else "num_frame"
+    wanted = facts.get("network_g", own)
     if not isinstance(wanted, int):
         return
     for path in (*facts.matching("datasets.*.num_frame"), *facts.matching("datasets.*.datasets.*.num_frame")):
         value = facts.get(*path)
         if isinstance(value, int) and value > 0 and value != wanted:
-            wants = f"{wanted}{facts.by_default('network_g', 'num_frame')}"
-            text = (
-                f"expected {wants}, as network_g.num_frame, got {value}{facts.by_default(*path)}. Change one of them."
-            )
+            wants = f"{wanted}{facts.by_default('network_g', own)}"
+            text = f"expected {wants}, as network_g.{own}, got {value}{facts.by_default(*path)}. Change one of them."
             checker.add(facts.where(*path), text)
 
 

@@ -193,6 +193,8 @@ class ValOptions:
     save_img: bool | None = None  # write every restored frame; none: test.py does, training does not
     suffix: str | None = None  # appended to the names of saved images
     metrics: Mapping[str, MetricOptions] = field(default_factory=dict)  # by names of your own
+    protocol: Literal["FMANet"] | None = None  # metrics and totals of a publication: put before those of this file
+    totals: Literal["clips", "frames"] = "clips"  # of clips: the mean of the clips' means, or of all frames alike
     best: BestOptions = field(default_factory=BestOptions)  # which of them picks the best checkpoint
     compare_bicubic: bool = False  # measure the input beside the network: bicubically enlarged; at scale 1 as it is
     chunk: int = 0  # frames of a clip that a network of whole clips gets at a time; 0: all

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vsr.data.augment import Flips, Region
 from vsr.data.clips import ClipPair, ClipSet
-from vsr.data.flow import SUFFIX, flow_name, read_flow
+from vsr.data.flow import SUFFIX, flow_name, flow_pairs, read_flow
 from vsr.data.storage import Roots, existing, list_roots
 
 
@@ -46,6 +46,25 @@ class ClipFlows:
                     f"'{roots[number]}', got none. Make them with scripts/generate_flow.py."
                 )
             self._folders[clip.name] = folder
+
+    def require(self, clips: Sequence[ClipPair], distance: int) -> None:
+        """Look for the flows of all whole windows of 2 * distance + 1 frames, by their names alone.
+
+        Raises:
+            FileNotFoundError: some are missing.
+        """
+        missing = []
+        for clip in clips:
+            there = set(os.listdir(self._folders[clip.name]))
+            pairs = flow_pairs(len(clip), distance)
+            names = [flow_name(clip.frame(centre), clip.frame(neighbour)) for centre, neighbour in pairs]
+            missing += [os.path.join(self._folders[clip.name], name) for name in names if name not in there]
+        if missing:
+            arguments = f" --distance {distance}" if distance > 1 else ""
+            raise FileNotFoundError(
+                f"dataroot_flow: expected the flows of all windows, {len(missing)} are missing, {missing[0]} for one. "
+                f"Make them with scripts/generate_flow.py{arguments}: the command goes on where it ended."
+            )
 
     def read(self, clip: ClipPair, pairs: Sequence[tuple[int, int]], region: Region, flips: Flips) -> Tensor:
         """Read flows between frames of a clip: float32 (number of pairs, 2, h, w); from a frame to itself zero.

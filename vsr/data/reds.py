@@ -10,6 +10,24 @@ from vsr.registry import DATASETS
 PARTITIONS = {"REDS4": (0, 11, 15, 20), "official": tuple(range(240, 270))}  # numbers of the clips to validate on
 
 
+def partition(name: str | None, *, take: bool) -> dict[str, Any]:
+    """Return the arguments with which a ClipSet takes the clips of a partition alone, or leaves them out; none: all.
+
+    Raises:
+        ValueError: there is no such partition.
+    """
+    if name is None:
+        return {}
+    if name not in PARTITIONS:
+        raise ValueError(f"val_partition: expected {', '.join(PARTITIONS)} or none, got {name!r}.")
+
+    def kept(clip: str) -> bool:
+        digits = clip.rpartition("/")[2]
+        return (digits.isdigit() and int(digits) in PARTITIONS[name]) == take
+
+    return {"depth": 1, "partition": kept}
+
+
 class _REDS(TrainClips):
     """Clips of REDS, less those of a validation partition.
 
@@ -47,8 +65,7 @@ class _REDS(TrainClips):
         degradations: Sequence[Mapping[str, Any]] = (),
         seed: int = 0,
     ) -> None:
-        if val_partition is not None and val_partition not in PARTITIONS:
-            raise ValueError(f"val_partition: expected {', '.join(PARTITIONS)} or none, got {val_partition!r}.")
+        partition(val_partition, take=test_mode)
         if test_mode and val_partition is None:
             raise ValueError("test_mode: expected a val_partition whose clips to take, got none. Name one.")
         self.val_partition, self.test_mode = val_partition, test_mode
@@ -61,13 +78,8 @@ class _REDS(TrainClips):
         )  # fmt: skip
 
     def _clip_set(self, **arguments: Any) -> ClipSet:
-        numbers = PARTITIONS[self.val_partition] if self.val_partition else ()
-
-        def kept(name: str) -> bool:
-            digits = name.rpartition("/")[2]
-            return (digits.isdigit() and int(digits) in numbers) == self.test_mode
-
-        return ClipSet(**arguments, depth=1, partition=kept)
+        kept = partition(self.val_partition, take=self.test_mode)
+        return ClipSet(**arguments, **{"depth": 1, **kept})
 
 
 @DATASETS.register

@@ -27,6 +27,7 @@ class Sample(TypedDict, total=False):
         flow: float32, (dx, dy) in LQ pixels, cut and flipped as lq is: (t, 2, h, w) from a window's centre to each of
             its frames, zero for itself; (2, t - 1, 2, h, w) of a clip, from each frame to the next and from the
             next to it. Present if the data set has flows.
+        lq_sharp: (t, 3, h, w), what lq would be without its blur. Present in FMA-Net's training sets.
         disparity: float32 (s*h, s*w) of a whole pair's left view, x_left - x_right in GT pixels, 0 where it is unknown.
             Present if the data set has disparities.
     """
@@ -36,6 +37,7 @@ class Sample(TypedDict, total=False):
     key: str
     frames: list[str]
     flow: Tensor
+    lq_sharp: Tensor
     disparity: Tensor
 
 

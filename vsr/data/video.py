@@ -59,6 +59,7 @@ class TrainClips(Dataset[Sample]):
 
     is_train = True
     window: bool  # the frame of the index is the centre, and alone has GT; else it is the first, and all have GT
+    all_gt = False  # of a window every frame has its GT, not the centre alone
     even_windows = False  # windows may have an even number of frames: what is their centre is known otherwise
 
     def __init__(
@@ -140,10 +141,11 @@ class TrainClips(Dataset[Sample]):
         if self.random_reverse and reverse:
             positions.reverse()
         region = draw_region(rng, clip.size, self.crop)
-        flips = draw_flips(rng, use_hflip=self.use_hflip, use_rot=self.use_rot)
+        flips = self._flips(rng)
         key, reader = clip.key(position), self.clips.reader
         lq: list[Planes] = []
         gt: list[Planes] = []
+        centre_only = self.window and not self.all_gt
         with naming(key):
             if self.degradations:
                 made_of = _made_of(self.degradations, clip, positions)
@@ -151,13 +153,22 @@ class TrainClips(Dataset[Sample]):
             for i, frame in enumerate(positions):
                 pair = clip.pair(frame)
                 lq.append(flips.apply(made[i] if self.degradations else reader.lq(pair, region)))
-                if frame == position or not self.window:
+                if frame == position or not centre_only:
                     gt.append(flips.apply(read_gt(pair) if self.degradations else reader.gt(pair, region)))
             target = stacked(gt)
-            sample = Sample(lq=stacked(lq), gt=target[0] if self.window else target, key=key)
-            if self.flows is not None:
-                sample["flow"] = self._flow(self.flows, clip, positions, position, region, flips)
+            sample = Sample(lq=stacked(lq), gt=target[0] if centre_only else target, key=key)
+            self._complete(sample, clip, positions, position, region, flips)
         return sample
+
+    def _flips(self, rng: np.random.Generator) -> Flips:
+        return draw_flips(rng, use_hflip=self.use_hflip, use_rot=self.use_rot)
+
+    def _complete(
+        self, sample: Sample, clip: ClipPair, positions: list[int], position: int, region: Region, flips: Flips
+    ) -> None:
+        """Add what a sample has beside its images."""
+        if self.flows is not None:
+            sample["flow"] = self._flow(self.flows, clip, positions, position, region, flips)
 
     def _sequence(self, index: int, rng: np.random.Generator) -> tuple[ClipPair, list[int], int]:
         """Return the clip of an item, the frames to read of it, and which one is the centre or the first."""
@@ -277,7 +288,7 @@ class VideoTestDataset(TestClips):
         made, dataroot_lq = build_degradations(
             degradations, scale=scale, dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, keep=num_frame + 1
         )
-        found = ClipSet(
+        found = self._clip_set(
             dataroot_gt=dataroot_gt, dataroot_lq=dataroot_lq, scale=scale, gt_downscale=gt_downscale,
             filename_tmpl=filename_tmpl, meta_info_file=meta_info_file, clips=clips, exclude_clips=exclude_clips,
             frames=frames, io_backend=io_backend, exact=False, keep=num_frame + 1, allow_gaps=allow_gaps,
@@ -286,6 +297,10 @@ class VideoTestDataset(TestClips):
         super().__init__(found, made, cache_data=cache_data)
         self.num_frame, self.padding = num_frame, padding
         self.sample_bytes = self._frame_bytes * (num_frame + self.has_gt * scale**2)
+
+    def _clip_set(self, **arguments: Any) -> ClipSet:
+        """Find the clips; a named data set has its own way of naming them."""
+        return ClipSet(**arguments)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -296,14 +311,20 @@ class VideoTestDataset(TestClips):
         return [clip.key(i) for clip in self.clips.clips for i in range(len(clip))]
 
     def __getitem__(self, index: int) -> Sample:
-        clip, position = self.clips.locate(index)
+        clip, position = self._locate(index)
         window = generate_frame_indices(position, len(clip), self.num_frame, self.padding)
         key = clip.key(position)
         with naming(key):
             sample = Sample(lq=stacked(self._lq(clip, window)), key=key)
             if self.has_gt:
-                sample["gt"] = stacked([self._gt(clip.pair(position))])[0]
+                sample["gt"] = self._window_gt(clip, position, window)
         return sample
+
+    def _locate(self, index: int) -> tuple[ClipPair, int]:
+        return self.clips.locate(index)
+
+    def _window_gt(self, clip: ClipPair, position: int, window: Sequence[int]) -> Tensor:
+        return stacked([self._gt(clip.pair(position))])[0]
 
 
 @DATASETS.register

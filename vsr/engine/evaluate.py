@@ -104,13 +104,14 @@ class EvaluationSet:
         keys = self.dataset.keys[share.start - 1 : share.start + 1]
         return int(len({key.rpartition("/")[0] for key in keys}) == 1)
 
-    def bicubic(self, batch: Batch) -> Tensor:
+    def bicubic(self, batch: Batch, scale: int | None = None) -> Tensor:
         """Upsample a prepared batch of one by antialiased bicubic: (1, 3, H, W), (1, 6, H, W) or (1, t, 3, H, W)."""
+        scale = self.scale if scale is None else scale
         lq = batch["lq"]
         if lq.dim() == 5 and "frames" not in batch:
             centre = lq.shape[1] // 2  # the frame that a window is about, unless the next one is to be predicted
             lq = lq[:, getattr(self.dataset, "baseline_frame", centre)]
-        frames = [imresize(frame, self.scale) if self.scale > 1 else frame for frame in lq.flatten(0, -4).cpu()]
+        frames = [imresize(frame, scale) if scale > 1 else frame for frame in lq.flatten(0, -4).cpu()]
         return torch.stack(frames).unflatten(0, lq.shape[:-3])
 
     def pictures(
@@ -144,7 +145,7 @@ class EvaluationSet:
             target = picture(batch["gt"]) if "gt" in batch else None
             if names:  # of a clip, only the frame that is shown has to be upsampled
                 batch["lq"] = batch["lq"][:, frame : frame + 1]
-            before = self.bicubic(batch)
+            before = self.bicubic(batch, model.enlarges)
             return side_by_side(to_uint8(before.reshape(before.shape[-3:]))), restored, target
 
 

@@ -55,7 +55,7 @@ def metric_names(records: Iterable[Record], first: Iterable[str] = ()) -> list[s
 
 
 def totals(records: Sequence[Record], names: Iterable[str]) -> dict[str, float]:
-    """Return each metric's total: the mean over the frames of each clip, then over the clips.
+    """Return each metric's total: the mean over the frames of each clip, then over the clips; or over all frames.
 
     Images are one group: their total is the mean over images. ``how`` puts this into words. A metric
     that no record has is left out. Frames identical to their ground truth have an infinite PSNR, and
@@ -63,7 +63,8 @@ def totals(records: Sequence[Record], names: Iterable[str]) -> dict[str, float]:
     """
     result = {}
     for name in names:
-        clips = [[r.metrics[name] for r in clip if name in r.metrics] for clip in by_clip(records).values()]
+        groups = [records] if records and records[0].pooled else by_clip(records).values()
+        clips = [[r.metrics[name] for r in clip if name in r.metrics] for clip in groups]
         means = [_mean(values) for values in clips if values]
         if means:
             result[name] = _mean(means)
@@ -76,7 +77,8 @@ def how(records: Sequence[Record], names: Iterable[str]) -> str:
         return "nothing was measured"
     if is_video(records):
         clips = _count(len(by_clip(records)), "clip")
-        text = f"{_count(len(records), 'frame')} of {clips}; totals are means over each clip's frames, then over clips"
+        means = "all frames" if records[0].pooled else "each clip's frames, then over clips"
+        text = f"{_count(len(records), 'frame')} of {clips}; totals are means over {means}"
     else:
         text = f"{_count(len(records), 'image')}; totals are means over images"
     unmeasured = sum(not record.metrics for record in records)

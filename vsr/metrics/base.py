@@ -31,6 +31,7 @@ class ImageMetric:
 
     higher_is_better = True
     decimals = 4  # to print
+    follows = False  # a metric that does compares a frame and the one before it, see vsr.metrics.tof
     of_pairs = False  # measures a stereo pair as a whole: see vsr.metrics.stereo_consistency
 
     def __init__(

@@ -58,6 +58,7 @@ class RestorationModel:
 
     def __init__(self, *, options: Options, device: torch.device, train: bool = True) -> None:
         self.options, self.device, self.trains = options, device, train
+        self.enlarges = options.scale  # size of what ``restore`` returns / LQ size
         self.compiled = train and options.train is not None and options.train.compile
         torch.manual_seed(options.manual_seed)  # the same initial weights on every process and in every run
         self.network_g = build_network(options.network_g.as_option()).to(device)
@@ -160,9 +161,14 @@ class RestorationModel:
 
     # ---------------------------------------------------------------- training
 
+    def arranged(self, batch: Batch) -> Batch:
+        """Return a batch of the loader with ``gt`` as what ``restore`` is measured against."""
+        return batch
+
     def prepare(self, batch: Batch) -> dict[str, Any]:
         """Move a batch to the device; there uint8 images become float32 in [0, 1]."""
-        moved = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        parts = self.arranged(batch).items()
+        moved = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in parts}
         return {k: v.float() / 255 if isinstance(v, Tensor) and v.dtype == torch.uint8 else v for k, v in moved.items()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -301,9 +307,11 @@ class RestorationModel:
         """Restore a prepared batch with ``inference_network``, in tiles and with self-ensemble as options say."""
         return self._restored(batch["lq"], self_ensemble=self.options.val.self_ensemble)
 
-    def _restored(self, x: Tensor, *, self_ensemble: bool, whole: Network | None = None) -> Tensor:
+    def _restored(
+        self, x: Tensor, *, self_ensemble: bool, network: Network | None = None, whole: Network | None = None
+    ) -> Tensor:
         """Restore frames in tiles as val.tile or the memory wants; ``whole`` restores those that are not tiled."""
-        network = self.inference_network
+        network = network or self.inference_network
 
         def at(tile: int) -> Tensor:
             called, overlap = network if tile or whole is None else whole, self.tiling.overlap
@@ -349,7 +357,8 @@ class RestorationModel:
             with self._uncompiled():
                 frames = (restore or self.restore_at_precision)(self.prepare(batch))
             image = batch["lq"].dim() == 4
-            for (key, target), frame in zip(_frames(batch), frames.reshape(-1, *frames.shape[-3:]), strict=True):
+            named = _frames(self.arranged(batch))
+            for (key, target), frame in zip(named, frames.reshape(-1, *frames.shape[-3:]), strict=True):
                 picture = to_uint8(frame)
                 clip, finite = key.rpartition("/")[0], bool(torch.isfinite(frame).all())
                 known = before[1] if before is not None and before[0] == clip and not image else None
@@ -362,7 +371,7 @@ class RestorationModel:
                 if not finite:  # a picture has no such number: it would be measured as black
                     values = dict.fromkeys(values, math.nan)
                     log.warning("%s: what was restored is not finite; no measure of it counts", key)
-                records.append((key, values, image))
+                records.append((key, values, image, self.options.val.totals == "frames"))
         dist.wait_for_all()  # shares are alike in number, not in time
         return [Record(*record) for part in dist.gather_json(records) for record in part]
 
