@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -282,6 +283,32 @@ def test_gt_that_is_no_multiple_of_lq_is_named(patches: Path) -> None:
         opened(patches, scale=4)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda image: image.astype(np.uint16) * 257, "expected 8 bits a channel in grey or RGB, got 16 bits"),
+        (lambda image: np.dstack([image, image[..., :1]]), "expected 8 bits a channel in grey or RGB, got an alpha"),
+        (lambda image: image[:, :1], r"expected a GT of 2 x 20x60 \(scale x LQ\), got 40x1\."),
+    ],
+    ids=["16 bits", "alpha", "one column"],
+)
+def test_pictures_that_would_be_cut_are_named(patches: Path, spoil: Any, message: str) -> None:
+    path = patches / "000002" / "hr1.png"
+    cv2.imwrite(str(path), spoil(cv2.imread(str(path))))
+    with pytest.raises(ValueError, match=f"000002/hr1.png: {message}"):
+        opened(patches)
+
+
+def test_grey_pictures_have_three_equal_colours_and_one_column_is_a_picture(patches: Path, tmp_path: Path) -> None:
+    path = patches / "000001" / "hr1.png"
+    cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    red, green, blue = opened(patches)[0]["gt"][3:]
+    assert torch.equal(red, green)
+    assert torch.equal(green, blue)
+    write_pair(tmp_path / "thin", "0001", *made_pair((40, SCALE), disparity=1), scale=SCALE)
+    assert opened(tmp_path / "thin")[0]["lq"].shape == (6, 20, 1)
+
+
 def test_folders_without_pairs_and_mixed_files_are_refused(patches: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected folders with hr0 and hr1.* got them in the folder itself"):
         opened(patches / "000001")
@@ -299,6 +326,10 @@ def test_folders_without_pairs_and_mixed_files_are_refused(patches: Path, tmp_pa
     [
         ({"use_rot": True}, "use_rot: expected false, got true"),
         ({"random_offset": -1}, "random_offset: expected a number of LQ pixels >= 0, got -1"),
+        (
+            {"random_offset": 2, "gt_size_h": 24, "gt_size_w": 120},
+            "random_offset: expected views wider than the crop, to move it in them, got 120 pixels for a crop of 120",
+        ),
         ({"gt_size_h": 24}, "gt_size_w: expected the crop's other side, too, got none"),
         ({"gt_size_w": 24}, "gt_size_h: expected the crop's other side, too, got none"),
         ({"gt_size_h": 24, "gt_size_w": 25}, "gt_size_w: expected a multiple of scale .2., got 25"),

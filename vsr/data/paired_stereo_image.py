@@ -211,13 +211,20 @@ class PairedStereoImageDataset(Dataset[Sample]):
 
     def _check_sizes(self) -> int:
         """Compare the sizes of up to CHECKED_AT_START pairs; return the largest LQ area in pixels."""
-        largest = 0
+        largest = widest = 0
         for index in range(0, len(self), -(-len(self) // CHECKED_AT_START)):
             pair = self._pair(index)
             self._check_crop(pair)
+            widest = max(widest, pair[0].size[1])
             if self._disparities:
                 self._disparity(index, pair[0])
             largest = max(largest, pair[0].size[0] * pair[0].size[1])
+        if self.crop and self.random_offset and widest == self.crop[1]:
+            width = self.scale * widest
+            raise ValueError(
+                f"random_offset: expected views wider than the crop, to move it in them, got {width} pixels for a crop "
+                f"of {width}. Lower gt_size_w, take whole images in place of patches, or leave random_offset out."
+            )
         return largest
 
     def _check_crop(self, pair: tuple[Pair, Pair]) -> None:
