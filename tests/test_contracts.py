@@ -71,7 +71,7 @@ VARIANTS = {name for name in NAMES if name.startswith("EDVR_")} - {"EDVR_NoPCD"}
 CASES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in NAMES]
 # Parts of parameters' names whose effect is on outputs beside the restored frame, which other tests look at.
 OF_OTHER_OUTPUTS = {"FMANet": (".a_conv.", "degradation_learning_network.f_conv.")}
-SLOW_TO_COMPILE = {"BasicVSR", "BasicVSRPlusPlus", "EDVR", "EDVR_NoPCD", "IconVSR", "MemoryEDVR"}
+SLOW_TO_COMPILE = {"BasicVSR", "BasicVSRPlusPlus", "EDVR", "EDVR_NoPCD", "FMANet", "IconVSR", "MemoryEDVR"}
 # Kind -> channels of an input. restoration: images, or frames; stereo: left and right view; flow: two images;
 # prediction: frames that another one follows.
 CHANNELS = {"restoration": 3, "stereo": 6, "discriminator": 3, "flow": 3, "prediction": 3}
