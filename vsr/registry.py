@@ -162,6 +162,7 @@ BATCH_AUGMENTS = Registry(
     {
         "CutBlur": "vsr.data.batch_augment",
         "CutMix": "vsr.data.batch_augment",
+        "CutMixup": "vsr.data.batch_augment",
         "Degrade": "vsr.data.device_degradations",
         "Mixup": "vsr.data.batch_augment",
         "RGBShuffle": "vsr.data.batch_augment",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vsr.data.batch_augment import CutBlur, CutMix, Mixup, RGBShuffle, augment_batch, build_batch_augments
+from vsr.data.batch_augment import CutBlur, CutMix, CutMixup, Mixup, RGBShuffle, augment_batch, build_batch_augments
 
 
 def batch(*, scale: int = 2, frames: int = 0, gt_frames: int = 0, count: int = 4, size: int = 12) -> dict[str, Any]:
@@ -22,7 +22,9 @@ def enlarged(lq: Tensor, scale: int = 2) -> Tensor:
     return lq.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
 
 
-@pytest.mark.parametrize("stages", [[Mixup()], [CutMix()], [RGBShuffle()], [RGBShuffle(), CutMix(), Mixup()]])
+@pytest.mark.parametrize(
+    "stages", [[Mixup()], [CutMix()], [CutMixup()], [RGBShuffle()], [RGBShuffle(), CutMix(), Mixup()]]
+)
 @pytest.mark.parametrize(("frames", "gt_frames"), [(0, 0), (3, 3)])
 def test_lq_and_gt_are_changed_alike(stages: list[Any], frames: int, gt_frames: int) -> None:
     before = batch(frames=frames, gt_frames=gt_frames)
@@ -36,7 +38,7 @@ def test_lq_and_gt_are_changed_alike(stages: list[Any], frames: int, gt_frames: 
 
 def test_a_window_is_changed_with_its_centre_frame() -> None:
     before = batch(frames=3, gt_frames=0)
-    for stage in (Mixup(), CutMix(), RGBShuffle()):
+    for stage in (Mixup(), CutMix(), CutMixup(), RGBShuffle()):
         after = augment_batch([stage], before, (3, 1, 0))
         torch.testing.assert_close(enlarged(after["lq"][:, 1]), after["gt"])
 
@@ -84,6 +86,26 @@ def test_cutmix_exchanges_one_rectangle_of_the_expected_area() -> None:
     assert 0.25 < np.mean(shares) < 0.5  # a half, less what is cut at the borders
 
 
+def test_cutmixup_mixes_inside_or_outside_one_rectangle() -> None:
+    lq = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 40, 40).clone()
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(300):
+        mixed, _ = CutMixup().apply(lq, lq, rng)
+        changed = (mixed != lq)[:, 0].any(0)
+        if not changed.any() or changed.all():
+            continue
+        # what is left, or what is changed, is a rectangle; within one sample all changed pixels have one value
+        boxes = [bool(torch.equal(part, part.any(1)[:, None] & part.any(0))) for part in (changed, ~changed)]
+        assert any(boxes)
+        inside.append(boxes[0] and not boxes[1])
+        for sample, before in zip(mixed, lq, strict=True):
+            values = sample[sample != before].unique()
+            assert len(values) <= 1
+            assert all(0 <= float(value) <= 4 for value in values)
+    assert 0.3 < np.mean(inside) < 0.7
+
+
 @pytest.mark.parametrize("scale", [1, 2])
 def test_cutblur_puts_gt_into_lq_inside_or_outside_a_rectangle(scale: int) -> None:
     before = batch(scale=scale, size=20)
@@ -127,6 +149,7 @@ def test_an_augmentation_acts_by_its_probability() -> None:
         ([{"type": "Mixup", "alpha": 0}], 4, r"train.batch_augment\[0\]: alpha: expected more than 0, got 0"),
         ([{"type": "CutBlur", "alpha": 2}], 4, "alpha: expected 1 or less, got 2"),
         ([{"type": "CutMix", "prob": -1}], 4, "prob: expected a probability, 0 to 1, got -1"),
+        ([{"type": "CutMixup", "mixup_alpha": 0}], 4, "mixup_alpha: expected"),
         ([{"type": "Mixup"}], 1, r"datasets.train.batch_size_per_gpu: expected 2 or more for Mixup"),
     ],
 )

@@ -353,7 +353,7 @@ def test_an_item_of_the_wrong_kind_is_refused(patches: Path) -> None:
         trained(patches)[0]
 
 
-@pytest.mark.parametrize("kind", ["Mixup", "CutMix", "CutBlur", "RGBShuffle"])
+@pytest.mark.parametrize("kind", ["Mixup", "CutMix", "CutMixup", "CutBlur", "RGBShuffle"])
 def test_batches_of_pairs_can_be_augmented(patches: Path, kind: str) -> None:
     dataset = trained(patches)
     samples = [dataset[index, 0] for index in range(3)]

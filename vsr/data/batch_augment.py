@@ -79,6 +79,35 @@ class CutMix(BatchAugment):
 
 
 @BATCH_AUGMENTS.register
+class CutMixup(BatchAugment):
+    """A rectangle of each sample, or all but it, becomes a weighted mean of itself and another sample.
+
+    Source: Yoo et al. (CVPR 2020).
+
+    Args:
+        alpha: 1 - (share of the rectangle's area) is drawn from Beta(alpha, alpha).
+        mixup_alpha: The weight, one for the batch, is drawn from Beta(mixup_alpha, mixup_alpha).
+        prob: How probable it is that a batch is mixed.
+    """
+
+    mixes = True
+
+    def __init__(self, *, alpha: float = 1.0, mixup_alpha: float = 1.2, prob: float = 1.0) -> None:
+        check_range("alpha", (alpha, alpha), above=0)
+        check_range("mixup_alpha", (mixup_alpha, mixup_alpha), above=0)
+        self.alpha, self.mixup_alpha, self.prob = alpha, mixup_alpha, check_prob(prob)
+
+    def apply(self, lq: Tensor, gt: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        side = float(np.sqrt(1 - rng.beta(self.alpha, self.alpha)))
+        share = float(rng.beta(self.mixup_alpha, self.mixup_alpha))
+        mask, other = _rectangle(rng, lq, side), _partners(rng, lq)
+        if rng.random() < 0.5:
+            mask = ~mask
+        mixed_lq, mixed_gt = torch.lerp(lq[other], lq, share), torch.lerp(gt[other], gt, share)
+        return torch.where(mask, mixed_lq, lq), torch.where(_enlarged(mask, gt, lq), mixed_gt, gt)
+
+
+@BATCH_AUGMENTS.register
 class CutBlur(BatchAugment):
     """A rectangle of LQ, or all but it, is replaced by GT, reduced to LQ's size: where nothing is to be mended.
 
