@@ -146,3 +146,9 @@ def test_the_form_of_2019_that_vsr_lacks_is_named() -> None:
     shapes["conv_first_1.weight"] = shapes.pop("conv_first.weight")
     with pytest.raises(ValueError, match="HR_in but without predeblur"):
         deduce_option(shapes)
+
+
+@pytest.mark.parametrize("name", ["EDVR_Crop5", "EDVR_NoPCD"])
+def test_the_kind_of_a_memory_is_not_guessed(name: str) -> None:
+    with pytest.raises(ValueError, match=r"MemoryEDVR: its tensors show neither the kind of its memory"):
+        deduce_option(shapes_of({"type": name, "num_feat": 8, "deformable_groups": 2}))

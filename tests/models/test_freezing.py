@@ -49,6 +49,17 @@ def test_without_an_end_the_parts_stay_frozen() -> None:
     assert training(network) == {"fusion"}
 
 
+def test_what_is_frozen_must_have_been_loaded_where_that_is_asked_for() -> None:
+    names = {name for name, _ in Net().named_parameters()}
+    freezing = Freezing(Net(), FreezeOptions(except_=["fusion"], pretrained=True))
+    freezing.check_loaded(names - {"fusion.weight", "fusion.bias"}, "a.pth")
+    with pytest.raises(
+        ValueError, match=r"^a\.pth: expected all 4 tensors .* none that fits for 1, such as last\.bias"
+    ):
+        freezing.check_loaded(names - {"last.bias"}, "a.pth")
+    Freezing(Net(), FreezeOptions(except_=["fusion"])).check_loaded([], "a.pth")
+
+
 def test_parts_and_exceptions_together() -> None:
     network = Net()
     Freezing(network, FreezeOptions(parts=["spynet", "last"], except_=["bias"])).apply(1)

@@ -189,6 +189,8 @@ class Checker:
         return args
 
     def _argument(self, hint: Any, default: Any, value: Any, mark: Mark) -> Any:
+        if value is None and default is None:  # 'x: int = None' means that None is fine, too
+            return None
         section = annotations.section_of(hint)
         if section is not None:
             return self._sections(section, value, mark)
@@ -197,8 +199,6 @@ class Checker:
         try:
             return annotations.fit(hint, plain(value))
         except MismatchError as mismatch:
-            if value is None and default is None:  # 'x: int = None' means that None is fine
-                return None
             for key in mismatch.path:
                 mark = _step(mark, value, key)
                 value = value[key]

@@ -10,6 +10,7 @@ from typing import Any
 
 import vsr.registry
 from vsr.config.legacy_2019 import refuse_overrides, translate_2019, translate_batches
+from vsr.config.legacy_memory import translate_mode
 from vsr.config.legacy_moves import mapping, move, move_keys
 from vsr.config.legacy_realesrgan import MODELS as REALESRGAN_MODELS
 from vsr.config.legacy_realesrgan import translate_realesrgan
@@ -118,6 +119,7 @@ def translate(root: Node, problems: list[str], *, over: Node | None = None) -> N
     _mend_edvr(root, problems)
     if dialect:
         _mend_rcan(root)
+    translate_mode(root, problems, over=over)
     if isinstance(train, Node):
         _gather_freezing(train, (root if over is None else over).get("network_g"), problems, tell=dialect)
         _gather_rates(train, below, problems, tell=dialect)

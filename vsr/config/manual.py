@@ -49,6 +49,7 @@ def json_schema() -> dict[str, Any]:
     train["patternProperties"] = {"_opt$": _component("LOSSES")}
     train["properties"] |= {key: {"type": "number"} for key in ("dcn_lr_mul", "flow_lr_mul")}
     train["properties"] |= {key: {"type": ["integer", "null"]} for key in ("tsa_iter", "fix_flow")}
+    train["properties"]["mode"] = {"enum": ["freeze", "scratch", None]}
     parts = {cls.__name__: _section(cls) for cls in (schema.DatasetPart,)}  # what arguments hold lists of
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

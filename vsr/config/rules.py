@@ -262,6 +262,9 @@ def _training(facts: _Facts, checker: Checker) -> None:
             missing = next(key for key in pair if key not in there)
             text = f"expected {missing} beside it, got none. Add it, or leave {there[0]} out."
             checker.add(facts.where(*pair[there[0]]), text)
+    if facts.get("train", "freeze", "pretrained") and facts.get("path", "pretrain_network_g") is None:
+        text = "expected path.pretrain_network_g beside it, got none: what is frozen would stay random. Add it."
+        checker.add(facts.where("train", "freeze"), text)
     clip = facts.get("train", "clip_grad")
     if clip is not None and clip.norm is None and clip.value is None:
         text = "expected norm, value or both, got neither. Set one, or leave clip_grad out."

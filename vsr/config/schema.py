@@ -122,6 +122,7 @@ class FreezeOptions:
     parts: list[str] | str = field(default_factory=list)  # parts of the names of what is frozen; none: everything
     except_: list[str] | str = field(default_factory=list)  # parts of the names of what trains all the same
     until: int | None = None  # the first step that trains everything; none: it stays frozen
+    pretrained: bool = False  # path.pretrain_network_g must hold all that is frozen; train.mode: freeze says so
 
 
 @dataclass(frozen=True, kw_only=True)

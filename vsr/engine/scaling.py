@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsr.config import Component, FreezeOptions, Options, TrainOptions
+from vsr.config import Component, Options, TrainOptions
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def _scaled(train: TrainOptions, factor: float) -> TrainOptions:
     if scheduler is not None:
         scheduler = Component(type=scheduler.type, args=arguments(scheduler.args))
     if freeze is not None and freeze.until is not None:
-        freeze = FreezeOptions(parts=freeze.parts, except_=freeze.except_, until=steps(freeze.until))
+        freeze = replace(freeze, until=steps(freeze.until))
     return replace(
         train,
         total_iter=steps(train.total_iter),

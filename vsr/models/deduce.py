@@ -120,6 +120,11 @@ def _edvr(shapes: Shapes, assume: _Assumed) -> dict[str, Any]:
     return option
 
 
+def _memory_edvr(shapes: Shapes, assume: _Assumed) -> dict[str, Any]:
+    del shapes, assume
+    raise ValueError("MemoryEDVR: its tensors show neither the kind of its memory nor what it searches (crop, hops).")
+
+
 def _basicvsr(shapes: Shapes, assume: _Assumed) -> dict[str, Any]:
     del assume  # its tensors show everything
     return {
@@ -368,6 +373,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], Callable[[Shapes, _Assumed], dict[str, A
     ((r"edvr\.pcd_align\.", r"backward_trunk\."), _iconvsr),
     ((r"deform_align\.", r"backbone\."), _basicvsrpp),
     ((r"backward_trunk\.", r"fusion\.weight"), _basicvsr),
+    ((r"conv_hr\.", r"memory\.embed_q\."), _memory_edvr),
     ((r"pcd_align\.",), _edvr),
     ((r"basic_module\.0\.basic_module\.",), _spynet),
     ((r"intro\.", r"downs\."), _nafnet),

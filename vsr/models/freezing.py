@@ -1,7 +1,7 @@
 """Which parameters train at which step."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -27,6 +27,7 @@ class Freezing:
 
     def __init__(self, network: nn.Module, options: FreezeOptions | None) -> None:
         self.until: int | None = None
+        self._pretrained = options is not None and options.pretrained
         self._parameters = {}
         self._frozen = False
         if options is None:
@@ -52,6 +53,16 @@ class Freezing:
     def frozen(self, step: int) -> bool:
         """Whether the parts that the options name are frozen in step ``step``, from 1."""
         return bool(self._parameters) and (self.until is None or step < self.until)
+
+    def check_loaded(self, names: Iterable[str], source: str) -> None:
+        """Raise ValueError unless the checkpoint ``source`` held all that is frozen, where ``pretrained`` says so."""
+        missing = self._parameters.keys() - set(names)
+        if missing and self._pretrained:
+            raise ValueError(
+                f"{source}: expected all {len(self._parameters)} tensors that train.freeze keeps as they are, found "
+                f"none that fits for {len(missing)}, such as {min(missing)}. Start from a network of the same "
+                "arguments, or let all of it train (train.mode: scratch)."
+            )
 
     def apply(self, step: int) -> bool:
         """Set what needs a gradient in step ``step``; return whether that has changed since the last call."""

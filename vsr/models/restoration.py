@@ -91,9 +91,12 @@ class RestorationModel:
         """Start from a checkpoint, read as path.param_key_g and path.strict_load_g say."""
         averaged = self.trains or self.options.val.weights == "ema"
         weights = read_weights(source, self.options.path.param_key_g, averaged=averaged)
+        loaded = set[str]()
         for network in (self.network_g, self.network_ema):
             if network is not None:
-                fill(network, weights, source=source, strict=self.options.path.strict_load_g)
+                loaded = fill(network, weights, source=source, strict=self.options.path.strict_load_g)
+        if self.trains:
+            self.freezing.check_loaded(loaded, source)
 
     def _prepare_training(self) -> None:
         options = self.options.train

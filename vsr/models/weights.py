@@ -177,8 +177,8 @@ def _read(path: Path) -> dict[Any, Any]:
     return content
 
 
-def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, strict: bool = True) -> None:
-    """Copy ``weights`` into ``network``.
+def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, strict: bool = True) -> set[str]:
+    """Copy ``weights`` into ``network``; return the names of its tensors that got one.
 
     Args:
         network: Whatever shall receive them.
@@ -206,6 +206,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], *, source: str, stri
         log.warning("%s: %d of %d tensors loaded. %s", source, len(fitting), len(own), report)
         weights = fitting
     network.load_state_dict(weights, strict=False)
+    return own.keys() & weights.keys()
 
 
 def _translated(weights: Mapping[str, Tensor], source: str, wanted: Collection[str] = ()) -> Mapping[str, Tensor]:
