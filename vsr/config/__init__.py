@@ -16,9 +16,11 @@ from vsr.config.schema import (
     OffsetWatchOptions,
     Options,
     PathOptions,
+    PredictionOptions,
     StageOptions,
     TrainOptions,
     ValOptions,
+    VisdomOptions,
 )
 
 __all__ = [
@@ -35,9 +37,11 @@ __all__ = [
     "OptionError",
     "Options",
     "PathOptions",
+    "PredictionOptions",
     "StageOptions",
     "TrainOptions",
     "ValOptions",
+    "VisdomOptions",
     "dump_options",
     "hash_options",
     "load_options",

@@ -49,9 +49,13 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "logger.print_freq": (1, None),
     "logger.save_checkpoint_freq": (1, None),
     "logger.keep_last": (2, None),
+    "logger.visdom.port": (1, 65535),
+    "prediction.wsupervised": (0, None),
+    "prediction.pictures": (1, None),
 }
 _ABOVE_ZERO = (
     "datasets.*.timeout", "dist.timeout", "train.clip_grad.norm", "train.clip_grad.value", "train.on_divergence.lr_mul",
+    "logger.visdom.timeout",
 )  # fmt: skip
 _UPSCALE_ARGUMENTS = ("upscale", "up_scale", "scale")  # of networks, as their authors called them
 
@@ -117,7 +121,8 @@ def _entries(value: Any) -> Mapping[str, Any]:
 def check_rules(options: Options, root: Node, checker: Checker) -> None:
     """Add what breaks a rule to the checker's problems; parts that are invalid already are passed over."""
     facts = _Facts(options, root)
-    for rule in (_numbers, _names, _model_type, _sets, _crops, _frames, _upscale, _training, _adversary, _validation):
+    rules = (_numbers, _names, _model_type, _sets, _crops, _frames, _upscale, _training, _adversary, _prediction)
+    for rule in (*rules, _validation):
         rule(facts, checker)
     check_fmanet(facts, checker)
 
@@ -301,6 +306,30 @@ def _adversary(facts: _Facts, checker: Checker) -> None:
         text = f"expected a step in which network_g learns among the {total} of total_iter, got none"
         text += f" (net_d_init_iters {alone}, net_d_iters {every}). Lower it."
         checker.add(facts.where("train", "net_d_init_iters" if alone >= total else "net_d_iters"), text)
+
+
+def _prediction(facts: _Facts, checker: Checker) -> None:
+    if facts.get("model_type") != "PredictionModel":
+        if facts.get("prediction") is not None:
+            text = "expected model_type PredictionModel beside it, got another one. Leave it out."
+            checker.add(facts.where("prediction"), text)
+        return
+    if facts.get("prediction", "wsupervised"):
+        for key, useless in (("memory_size", 1), ("hops", 0)):
+            if facts.get("network_g", key) == useless:
+                text = f"expected 0 beside network_g.{key}: {useless}, which leaves no choice. Set one of the two."
+                checker.add(facts.where("prediction", "wsupervised"), text)
+    for path in facts.matching("datasets.*.input_size"):
+        wanted, value = facts.get("network_g", "input_size"), facts.get(*path)
+        if isinstance(wanted, int) and isinstance(value, int) and wanted != value:
+            wants = f"{wanted}{facts.by_default('network_g', 'input_size')}"
+            text = f"expected {wants}, network_g.input_size, got {value}{facts.by_default(*path)}. Change one of them."
+            checker.add(facts.where(*path), text)
+    unused: dict[tuple[str, ...], Any] = {("val", "tile"): 0, ("val", "self_ensemble"): False}
+    unused |= {("network_d",): None, ("train", "batch_augment"): []}
+    for path, none in unused.items():
+        if facts.get(*path) not in (None, none):
+            checker.add(facts.where(*path), "expected none for model_type PredictionModel, which has no use for it.")
 
 
 def _validation(facts: _Facts, checker: Checker) -> None:

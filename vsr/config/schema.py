@@ -209,6 +209,16 @@ class ValOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisdomOptions:
+    """A Visdom server (pip install visdom) that shows a run live; one that is not there costs a warning."""
+
+    port: int = 7097  # that it listens on: python -m visdom.server -port 7097
+    server: str = "localhost"  # its machine
+    env: str = ""  # its environment for this run; empty: the run's name
+    timeout: float = 3.0  # seconds that it may take to answer; after that it is left alone
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoggerOptions:
     """What a run writes, and how often; in steps."""
 
@@ -218,6 +228,19 @@ class LoggerOptions:
     keep_last: int = 5  # checkpoints kept beside the best one; at least 2
     on_save_error: Literal["stop", "warn"] = "stop"  # no state can be written: end at the second miss in a row; go on
     log_keys: bool = False  # write the keys of each logged step's samples into log.jsonl
+    visdom: VisdomOptions | None = None  # plots and pictures on a Visdom server, too; none: no server is asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """What PredictionModel learns, and what it leaves in the folder Results of the run."""
+
+    test_type: Literal["nextframe", "subtract", "opticalflow"] = "nextframe"  # what is predicted
+    wsupervised: float = 0.0  # weight of the loss that the memory find the frame most like the target; 0: none
+    load: bool = False  # insist on a state to go on from; where there is one, a run goes on from it in any case
+    results: bool = True  # write pictures and weights into Results at the best validation and with each state
+    pictures: int = 10  # samples of the validation set in Results, spread evenly over it
+    legacy_names: bool = False  # name the folders of Results without what tells reads apart (pixsim, pixwise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,4 +266,5 @@ class Options:
     train: TrainOptions | None = None  # needed by train.py
     val: ValOptions = field(default_factory=ValOptions)
     logger: LoggerOptions = field(default_factory=LoggerOptions)
+    prediction: PredictionOptions | None = None  # of model_type PredictionModel; none: all defaults
     dist: DistOptions = field(default_factory=DistOptions)

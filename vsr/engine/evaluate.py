@@ -18,6 +18,7 @@ from vsr.data.loader import build_dataset, build_val_loader, share_of
 from vsr.data.workers import WatchedLoader
 from vsr.engine.hangs import HangWatch
 from vsr.engine.stopping import StopRequest
+from vsr.models.prediction import PredictionModel
 from vsr.models.restoration import Batch, OnFrame, RestorationModel
 from vsr.utils import dist
 from vsr.utils.images import to_uint8, write_image
@@ -43,8 +44,9 @@ class EvaluationSet:
         self.section: DatasetOptions = options.datasets[key]
         self.name = self.section.name or key
         self.dataset: Any = build_dataset(self.section, scale=options.scale, seed=options.manual_seed, key=key)
-        self.compare_bicubic = options.val.compare_bicubic
+        self.compare_bicubic = options.val.compare_bicubic or options.model_type == "PredictionModel"
         self._baseline: list[Record] | None = None
+        self._mean_of_memory: list[Record] | None = None
 
     @property
     def beside(self) -> str:
@@ -69,6 +71,15 @@ class EvaluationSet:
         records = self._validate(model, stop, restore=self.bicubic)
         if stop is None or not stop.asked():
             self._baseline = records
+        return records
+
+    def mean_of_memory(self, model: PredictionModel, *, stop: StopRequest | None = None) -> list[Record]:
+        """Measure the mean of the frames that a memory keeps as a prediction; once."""
+        if self._mean_of_memory is not None:
+            return self._mean_of_memory
+        records = self._validate(model, stop, restore=model.mean_of_memory)
+        if stop is None or not stop.asked():
+            self._mean_of_memory = records
         return records
 
     def check_memory(self, model: RestorationModel) -> None:
@@ -171,7 +182,7 @@ def definitions(model: RestorationModel) -> Mapping[str, str]:
 
 def higher_is_better(options: Options, model: RestorationModel, name: str) -> bool:
     """Whether a higher value is better: as ``val.metrics.<name>.better`` says, else the metric itself."""
-    stated = options.val.metrics[name].better
+    stated = options.val.metrics[name].better if name in options.val.metrics else None
     return bool(model.metrics[name].higher_is_better) if stated is None else stated == "higher"
 
 

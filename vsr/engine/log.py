@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vsr.config import LoggerOptions
+from vsr.engine.visdom_plots import VisdomPlots
 from vsr.models.offset_watch import PREFIX as OFFSET
 from vsr.models.terms import Term, readings
 from vsr.utils import dist
@@ -48,6 +49,7 @@ class TrainLog:
         self._since = self._step_end = time.perf_counter()
         self._writer: Any = None
         self._failed: set[str] = set()
+        self._plots = VisdomPlots(options.visdom, folder.name) if options.visdom and dist.is_main() else None
         shown = dist.is_main() and sys.stderr is not None and sys.stderr.isatty()
         self._bar = tqdm(initial=start, total=total, unit="step", disable=not shown, dynamic_ncols=True)
 
@@ -147,10 +149,14 @@ class TrainLog:
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         self._tensorboard("add_scalar", tag, value, step)
+        if self._plots:
+            self._plots.line(tag, value, step)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Show a picture, uint8 (h, w, 3) RGB."""
         self._tensorboard("add_image", tag, image, step, dataformats="HWC")
+        if self._plots:
+            self._plots.image(tag, image, step)
 
     def _tensorboard(self, method: str, *arguments: Any, **keywords: Any) -> None:
         if self.options.use_tb_logger and dist.is_main():
@@ -179,6 +185,8 @@ class TrainLog:
         self._bar.close()
         if self._writer is not None:
             self.guarded("TensorBoard", self._writer.close)
+        if self._plots:
+            self._plots.close()
 
 
 def memory() -> float:

@@ -40,6 +40,11 @@ def resume(model: RestorationModel, options: Options, folder: RunFolder, *, forc
             path = str(newest) if newest else path
     path = dist.broadcast_json(path)
     if path is None:
+        if options.prediction and options.prediction.load:
+            raise FileNotFoundError(
+                f"prediction.load: expected a state to go on from in {folder.states}, found none. Set it to false, or "
+                "name one in path.resume_state."
+            )
         weights = starting_weights(options)
         if weights:
             model.load_pretrained(weights)

@@ -133,6 +133,8 @@ def _train(given: Options, folder: RunFolder, device: torch.device, *, force: bo
             hangs.pause()
             if validation.due(step) and not stop.asked():
                 validation.run(step)
+            if saves:
+                validation.with_state(step)
             if stop.asked():
                 if saver.saved != step and not faults.check_weights(step):
                     saver.save(step, draw, last=True)

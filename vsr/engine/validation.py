@@ -14,9 +14,11 @@ from vsr.config import Options
 from vsr.engine import checkpoint
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_writer, higher_is_better
 from vsr.engine.log import TrainLog
+from vsr.engine.prediction_results import PredictionResults, against_baselines
 from vsr.engine.results import Best, format_bests, format_table, totals
 from vsr.engine.run_folder import RunFolder
 from vsr.engine.stopping import StopRequest
+from vsr.models.prediction import LOSS, PredictionModel
 from vsr.models.restoration import OnFrame, RestorationModel
 from vsr.utils import dist
 from vsr.utils.files import atomic_write
@@ -35,6 +37,12 @@ class Validation:
     progress: TrainLog
     stop: StopRequest
     _unwritten: dict[str, Any] | None = None  # what the disk did not take
+    _results: PredictionResults | None = None  # of a model of predictions
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, PredictionModel) and self.model.prediction.results and self.sets:
+            best = next(val_set for val_set in self.sets if val_set.name == self._best_set())
+            self._results = PredictionResults(self.model, best, self.folder.root)
 
     def due(self, step: int) -> bool:
         assert self.options.train is not None
@@ -58,13 +66,17 @@ class Validation:
             shown: dict[str, np.ndarray] = {}  # the first frame, for TensorBoard
             records = val_set.measure(self.model, self._on_frame(val_set, step, shown), stop=self.stop)
             baseline = val_set.baseline(self.model, stop=self.stop)
+            memory_mean = None
+            if isinstance(self.model, PredictionModel):
+                memory_mean = val_set.mean_of_memory(self.model, stop=self.stop)
             if self.stop.asked():
                 return
             means = measured[val_set.name] = totals(records, list(self.model.metrics))
             table = format_table(val_set.name, records, definitions(self.model), baseline, val_set.beside)
             log.info("step %d\n%s", step, table)
-            self.progress.write({"step": step, "val": val_set.name, **means})
-            for name, value in means.items():
+            baselines = against_baselines(val_set.name, means, baseline, memory_mean) if memory_mean else {}
+            self.progress.write({"step": step, "val": val_set.name, **means, **baselines})
+            for name, value in {**means, **baselines}.items():
                 self.progress.scalar(f"val/{val_set.name}/{name}", value, step)
             if dist.is_main():
                 for key, restored in shown.items():
@@ -73,6 +85,8 @@ class Validation:
         if dist.is_main():
             self._keep_best(memory, measured, step)
             self._remember({**memory, "step": step})
+            if self._results and self._least_loss(memory).get("step") == step:
+                self._write_results("best_loss", step, memory)
         dist.barrier()
 
     def _keep_best(self, memory: dict[str, Any], measured: Mapping[str, Mapping[str, float]], step: int) -> None:
@@ -104,6 +118,27 @@ class Validation:
                     log.warning("step %d: the best weights were not saved; the earlier ones stay. %s", step, error)
         if table:
             log.info("step %d\n%s", step, format_bests(table))
+
+    def with_state(self, step: int) -> None:
+        """Leave the results that go with a training state, where the model is one of predictions."""
+        if self._results:
+            memory = self._memory()
+            if dist.is_main():
+                self._write_results("last", step, memory)
+
+    def _write_results(self, name: str, step: int, memory: Mapping[str, Any]) -> None:
+        assert self._results is not None
+        best = self._least_loss(memory).get("value")
+        self.progress.guarded("Results", self._show_results, self._results, name, step, best, again=True)
+
+    def _show_results(self, results: PredictionResults, name: str, step: int, best: float | None) -> None:
+        for title, picture in results.write(name, step, best).items():
+            self.progress.image(f"weights/{name}/{title}", picture, step)
+
+    def _least_loss(self, memory: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return {step, value} of the least loss of predictions on the set that picks the best weights; or nothing."""
+        found: Mapping[str, Any] = memory.get("bests", {}).get(self._best_set(), {}).get(LOSS, {})
+        return found
 
     def _best_set(self) -> str:
         """Return the name of the set that picks the best weights."""

@@ -1,0 +1,240 @@
+"""The folder Results of a run of predictions, its baselines, and how it goes on."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kit import assert_same_run, run, validations
+from prediction_sets import write_humaneva
+
+from vsr.config import load_options
+from vsr.engine.prediction_results import flow_picture, results_folder, weight_pictures
+from vsr.engine.train import train
+from vsr.models.restoration import RestorationModel
+from vsr.registry import MODELS
+from vsr.utils.images import read_image
+
+
+@pytest.fixture
+def option(tmp_path: Path) -> Path:
+    return write_humaneva(tmp_path)
+
+
+def folder_of(option: Path, *overrides: str) -> str:
+    options = load_options(option, list(overrides))
+    model = MODELS.build({"type": "PredictionModel"}, options=options, device=torch.device("cpu"))
+    return str(results_folder(options, model))
+
+
+DEFAULTS = ["network_g={type: MemoryPrediction}"]
+DEFAULTS += [f"datasets.{key}.{name}={value}" for key in ("train", "val") for name, value in
+             (("frame_interval", 50), ("W", 64), ("H", 64), ("input_size", 10))]  # fmt: skip
+EXACT = (
+    "Results/nextframe_fi50_Humaneva/Static_Conv_multi_sep1by1_m10_e128_hop1/unet_conv[3,32,64,128][True, True, True]/"
+    "L1Loss_e1e-03_d1e-03_W64H64"
+)
+
+
+def test_with_legacy_names_the_folder_is_the_one_that_the_experiments_had(option: Path) -> None:
+    assert folder_of(option, *DEFAULTS, "prediction.legacy_names=true") == EXACT
+    assert folder_of(option, *DEFAULTS) == EXACT.replace("sep1by1", "sep1by1_pixsim")
+
+
+def test_what_makes_another_experiment_makes_another_folder(option: Path) -> None:
+    changes = [
+        (["prediction.test_type=subtract"], "nextframe_", "subtract_"),
+        (["network_g.read=pixwise"], "pixsim", "pixwise_pad3"),
+        (["network_g.embedding=FC", "network_g.H=64", "network_g.W=64"], "Conv_multi_sep1by1", "FC_multi"),
+        (["network_g.embedding=Conv"], "multi_sep1by1", "multi"),
+        (["network_g.multi=false"], "_multi", ""),
+        (["network_g.flat2d=2", "network_g.encoder=resnet"], "pixsim", "pixsim_flat2d_stride2"),
+        (["network_g.memory_size=5", "network_g.hops=2"], "m10_e128_hop1", "m5_e128_hop2"),
+        (["network_g.noskip=[false, true, true]"], "[True, True, True]", "[False, True, True]"),
+        (["network_g.QSsep=true"], "pixsim", "pixsim_QSsep"),
+        (["train.optim_g.lr=2e-4", "train.lr_mul={decoder: 0.5}"], "e1e-03_d1e-03", "e2e-04_d1e-04"),
+        (["train.pixel_opt={type: MSELoss}"], "L1Loss", "MSELoss"),
+        (["datasets.train.frame_interval=7"], "fi50", "fi7"),
+        (["datasets.train={type: CharadesDataset, partition: train, dataroot: x}"], "Humaneva", "Charades_v1_480"),
+    ]
+    found = set()
+    for overrides, before, after in changes:
+        expected = EXACT.replace("sep1by1", "sep1by1_pixsim").replace(before, after)
+        if "resnet" in "".join(overrides):
+            expected = expected.replace("unet_conv", "resnet")
+        assert folder_of(option, *DEFAULTS, *overrides) == expected
+        found.add(expected)
+    assert len(found) == len(changes)
+
+
+def test_a_run_leaves_the_tree_with_its_best_and_its_newest_state(option: Path, tmp_path: Path) -> None:
+    train(load_options(option, ["prediction.legacy_names=true", "network_g.hops=2", "network_g.read=pixwise"]))
+    run_root = tmp_path / "experiments" / "predicted"
+    folder = run_root / (
+        "Results/nextframe_fi3_Humaneva/Static_Conv_multi_sep1by1_m4_e8_hop2/unet_conv[3,4,6][True, False]/"
+        "L1Loss_e1e-03_d1e-03_W24H16"
+    )
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    images = [*(f"input_{i:02d}" for i in range(4)), "prediction", "target"]
+    weights = [
+        f"{level}_hop{hop}_slot{slot:02d}" for level in ("bottleneck", "level2") for hop in (1, 2) for slot in range(4)
+    ]
+    expected = [
+        f"{name}/{kind}/{number}/{picture}.jpg"
+        for name in ("best_loss", "last")
+        for kind, pictures in (("out_image", images), ("weight_image", weights))
+        for number in (0, 1)
+        for picture in pictures
+    ]
+    assert files == sorted([*expected, "weight/best_loss.pth", "weight/last.pth"])
+    losses = {step: entry["loss"] for (step, _), entry in validations(run_root).items()}
+    best, last = (torch.load(folder / "weight" / f"{name}.pth", weights_only=True) for name in ("best_loss", "last"))
+    assert set(last) == {"encoder", "decoder", "mem_net", "optimizer", "iter", "best_loss", "rng"}
+    assert last["iter"] == 2
+    assert best["iter"] == min(losses, key=lambda step: losses[step])
+    assert best["best_loss"] == last["best_loss"] == min(losses.values())
+    trained = torch.load(run_root / "models" / "net_g_2.pth", weights_only=True)["params"]
+    parts = {f"{part}.{key}": value for part in ("encoder", "decoder", "mem_net") for key, value in last[part].items()}
+    assert parts.keys() == trained.keys()
+    assert all(torch.equal(parts[key], trained[key]) for key in parts)
+    for picture in (folder / "last").rglob("*.jpg"):
+        assert read_image(picture).shape == (16, 24, 3)
+    # 20 frames, items at t = 10, 13 and 15; two of three, spread: the first and the last, whose targets are 13 and 18
+    target = read_image(folder / "last" / "out_image" / "1" / "target.jpg").astype(float)
+    frames = [read_image(tmp_path / "HumanEva" / "image" / "S2_Box_1_(C1)" / f"{i:04d}.png") for i in range(20)]
+    errors = [np.abs(target - frame.reshape(16, 2, 24, 2, 3).mean((1, 3))).mean() for frame in frames]
+    assert int(np.argmin(errors)) == 18
+
+
+@pytest.mark.parametrize(
+    ("test_type", "channels", "more"),
+    [("subtract", 3, {"difference", "difference_target"}), ("opticalflow", 2, {"flow", "flow_target"})],
+)
+def test_differences_and_flows_are_shown_too(
+    option: Path, tmp_path: Path, test_type: str, channels: int, more: set[str]
+) -> None:
+    train(
+        load_options(
+            option, [f"prediction.test_type={test_type}", f"network_g.num_out_ch={channels}", "train.total_iter=1"]
+        )
+    )
+    (folder,) = (tmp_path / "experiments" / "predicted" / "Results").rglob("last/out_image/0")
+    assert {path.stem for path in folder.iterdir()} - {f"input_{i:02d}" for i in range(4)} == {
+        "prediction",
+        "target",
+        *more,
+    }
+
+
+def test_without_results_there_is_no_such_folder(option: Path, tmp_path: Path) -> None:
+    train(load_options(option, ["prediction.results=false", "train.total_iter=1"]))
+    assert not (tmp_path / "experiments" / "predicted" / "Results").exists()
+
+
+def test_a_disk_that_takes_no_pictures_stops_no_run(
+    option: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vsr.engine.prediction_results.write_image", full)
+    train(load_options(option))
+    assert (tmp_path / "experiments" / "predicted" / "training_states" / "2.json").is_file()
+    assert len([r for r in caplog.records if "Results could not be written" in r.getMessage()]) == 1
+
+
+@pytest.mark.slow
+def test_a_run_stopped_and_continued_equals_one_that_was_not(
+    option: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = ["prediction.wsupervised=0.1", "datasets.train.random_interval=true", "train.total_iter=3"]
+    train(load_options(option, ["name=whole", *extra]))
+    original = RestorationModel.train_step
+
+    def stopping(self: Any, batches: Any, step: int) -> Any:
+        if step == 3:
+            raise InterruptedError
+        return original(self, batches, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RestorationModel, "train_step", stopping)
+        with pytest.raises(InterruptedError):
+            train(load_options(option, ["name=parts", *extra]))
+    train(load_options(option, ["name=parts", *extra, "prediction.load=true"]))
+    assert_same_run(tmp_path / "experiments" / "whole", tmp_path / "experiments" / "parts", 3)
+    whole, parts = (next((tmp_path / "experiments" / name).rglob("weight/last.pth")) for name in ("whole", "parts"))
+    first, second = (torch.load(path, weights_only=True) for path in (whole, parts))
+    assert first["best_loss"] == second["best_loss"]
+    assert all(torch.equal(value, second["mem_net"][key]) for key, value in first["mem_net"].items())
+
+
+def test_load_wants_something_to_go_on_from(option: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"prediction\.load: expected a state to go on from"):
+        train(load_options(option, ["prediction.load=true"]))
+
+
+def test_baselines_stand_beside_every_loss_and_are_to_be_beaten(
+    option: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    train(load_options(option, ["name=bad"]))
+    told = [r for r in caplog.records if "baselines: copy-last" in r.getMessage()]
+    assert [r.levelname for r in told] == ["WARNING"] * 2
+    assert all("does not beat a copy of the last frame" in r.getMessage() for r in told)
+    entry = validations(tmp_path / "experiments" / "bad")[2, "val"]
+    assert entry["loss of copy-last"] == pytest.approx(entry["l1 of copy-last"], abs=1e-6)
+    assert {"loss of mean-of-memory", "l1 of mean-of-memory", "psnr of copy-last"} < set(entry)
+    caplog.clear()
+    # the truth, with a little error
+    monkeypatch.setattr("vsr.models.prediction.PredictionModel.restore", lambda self, batch: batch["gt"] + 1e-3)
+    train(load_options(option, ["name=good"]))
+    told = [r for r in caplog.records if "baselines: copy-last" in r.getMessage()]
+    assert [r.levelname for r in told] == ["INFO"] * 2
+    assert "loss 0.00100, baselines: copy-last 0." in told[0].getMessage()
+
+
+def test_weights_are_shown_as_bars_and_maps() -> None:
+    shown = weight_pictures({"bottleneck": [torch.tensor([[0.75, 0.25]])]}, (64, 64))
+    assert list(shown) == ["bottleneck_hop1_slot00", "bottleneck_hop1_slot01"]
+    heights = [int((picture[:, 40, 0] == 240).sum()) for picture in shown.values()]
+    assert heights == [48, 16]
+    weights = torch.zeros(1, 2, 2, 2)
+    weights[0, 0, 0, 1], weights[0, 1] = 1.0, torch.tensor([[1.0, 0.0], [1.0, 0.5]])
+    first, second = weight_pictures({"level1": [weights]}, (8, 8)).values()
+    bright, dark = second[0, 0].astype(int), second[0, 7].astype(int)
+    assert bright.sum() > second[7, 7].astype(int).sum() > dark.sum()
+    assert np.array_equal(first[0, 7], bright)
+    assert np.array_equal(first[7, 0], dark)
+
+
+def test_flows_to_the_right_are_red_and_their_length_is_brightness() -> None:
+    flow = np.zeros((2, 1, 3), np.float32)
+    flow[0, 0] = [4, 2, 0]
+    assert flow_picture(flow, 4)[0].tolist() == [[255, 0, 0], [127, 0, 0], [0, 0, 0]]
+    assert flow_picture(-flow, 4)[0, 0].tolist() == [0, 255, 255]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(option: Path, tmp_path: Path) -> None:
+    """Of the same weights: each process has its share of the items, and their losses."""
+    train(load_options(option, ["train.total_iter=1"]))
+    weights = tmp_path / "experiments" / "predicted" / "models" / "net_g_1.pth"
+    tables = []
+    for world in (1, 2):
+        given = [f"name=world{world}", f"path.pretrain_network_g={weights}"]
+        status, output = run("test.py", "-opt", str(option), "--set", *given, world=world)
+        assert status == 0, output
+        tables.append((tmp_path / "results" / f"world{world}" / "val.csv").read_text())
+    assert tables[0] == tables[1]
+    assert tables[0].startswith("key,clip,frame,loss,l1,psnr,copy loss,copy l1,copy psnr")
+
+
+@pytest.mark.slow
+def test_two_processes_train_with_the_memory_s_own_loss(option: Path, tmp_path: Path) -> None:
+    given = ["prediction.wsupervised=0.1", "datasets.train.batch_size_per_gpu=1"]
+    status, output = run("train.py", "-opt", str(option), "--set", *given, world=2)
+    assert status == 0, output
+    assert sorted(validations(tmp_path / "experiments" / "predicted")) == [(1, "val"), (2, "val")]
+    assert list((tmp_path / "experiments" / "predicted" / "Results").rglob("weight/last.pth"))

@@ -1,0 +1,227 @@
+"""What a run of predictions leaves in its folder Results: pictures, the memory's weights as pictures, checkpoints.
+
+    Results/nextframe_fi50_Humaneva/Static_Conv_multi_sep1by1_pixsim_m10_e128_hop1/
+        unet_conv[3,32,64,128][True, True, True]/L1Loss_e1e-03_d1e-03_W64H64/
+            best_loss/out_image/0/*.jpg      inputs, prediction and target of samples of the validation set
+            best_loss/weight_image/0/*.jpg   the weights of each level's memory, by hop and slot
+            last/...                         the same of the newest state
+            weight/best_loss.pth, last.pth
+
+The folders' names are those of earlier experiments; with prediction.legacy_names to the letter, where the name of the
+memory does not tell one read from another. Runs go on from their training states; nothing here is read again.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from vsr.config import Options, PredictionOptions
+from vsr.engine.evaluate import EvaluationSet
+from vsr.engine.results import totals
+from vsr.models.prediction import LOSS, PredictionModel
+from vsr.optim import state_by_name
+from vsr.utils.files import atomic_write
+from vsr.utils.images import Frame, to_uint8, write_image
+from vsr.utils.records import Record
+
+log = logging.getLogger(__name__)
+
+DATASETS = {"HumanEvaDataset": "Humaneva", "CharadesDataset": "Charades_v1_480"}
+Pictures = dict[str, Frame]
+
+
+def results_folder(options: Options, model: PredictionModel) -> Path:
+    """Return the path of a run's results below its folder."""
+    train, prediction = options.train, options.prediction or PredictionOptions()
+    assert train is not None
+    section, net = options.datasets["train"], options.network_g.args
+    data, kind = section.dataset.args, section.dataset.type
+    label = DATASETS.get(kind, section.name or kind.removesuffix("Dataset"))
+    parts = [options.network_g.type]
+    if options.network_g.type == "MemoryPrediction":
+        memory = memory_name(net, legacy=prediction.legacy_names)
+        channels = ",".join(map(str, net["channels"]))
+        parts = [
+            f"{memory}_m{net['memory_size']}_e{net['embed_size']}_hop{net['hops']}",
+            f"{net['encoder']}[{channels}]{list(net['noskip'])}",
+        ]
+    loss = next(iter(train.losses.values())).type
+    rates = [f"{letter}{_rate(model, part):.0e}" for letter, part in (("e", "encoder."), ("d", "decoder."))]
+    return Path(
+        "Results",
+        f"{prediction.test_type}_fi{data['frame_interval']}_{label}",
+        *parts,
+        f"{loss}_{'_'.join(rates)}_W{data['W']}H{data['H']}",
+    )
+
+
+def memory_name(net: Mapping[str, Any], *, legacy: bool) -> str:
+    """Return the name of a memory of these arguments of MemoryPrediction."""
+    parts = ["Static", "FC" if net["embedding"] == "FC" else "Conv"]
+    parts += ["multi"] * net["multi"] + ["sep1by1"] * (net["embedding"] == "sep1by1")
+    if not legacy:
+        parts += [net["read"]] + [f"pad{net['pad']}"] * (net["read"] == "pixwise")
+        parts += [f"flat2d_stride{net['flat2d']}"] * bool(net["flat2d"]) + ["QSsep"] * net["QSsep"]
+    return "_".join(parts)
+
+
+def _rate(model: PredictionModel, part: str) -> float:
+    """Return the learning rate that a part of the network starts with."""
+    parameter = next(value for name, value in model.network_g.named_parameters() if name.startswith(part))
+    groups = model.optimizer.param_groups
+    factor = next(group["lr_mul"] for group in groups if any(value is parameter for value in group["params"]))
+    assert model.options.train is not None
+    rate: float = model.options.train.optim_g.args["lr"] * factor
+    return rate
+
+
+def against_baselines(
+    name: str, means: Mapping[str, float], copied: Sequence[Record] | None, mean: Sequence[Record]
+) -> dict[str, float]:
+    """Tell how a validation stands beside predictions without a network, and warn of one that does not beat them.
+
+    Args:
+        name: Of the set.
+        means: The network's totals, by metric.
+        copied: Records of the last frame as the prediction.
+        mean: Those of the mean of the memory's frames.
+
+    Returns:
+        The baselines' totals, by names such as 'loss of copy-last'.
+    """
+    beside = {"copy-last": totals(copied or (), list(means)), "mean-of-memory": totals(mean, list(means))}
+    losses = ", ".join(f"{who} {found[LOSS]:.5f}" for who, found in beside.items() if LOSS in found)
+    last = beside["copy-last"].get(LOSS)
+    if LOSS in means and last is not None:
+        if means[LOSS] < last:
+            log.info("%s: loss %.5f, baselines: %s", name, means[LOSS], losses)
+        else:
+            log.warning(
+                "%s: loss %.5f, baselines: %s. The network does not beat a copy of the last frame: train it longer, or "
+                "give it skips (network_g.noskip)", name, means[LOSS], losses,
+            )  # fmt: skip
+    return {f"{metric} of {who}": value for who, found in beside.items() for metric, value in found.items()}
+
+
+class PredictionResults:
+    """Writes the tree; for rank 0 alone.
+
+    Args:
+        model: What predicts.
+        val_set: Whose samples are shown.
+        root: The run's folder.
+    """
+
+    def __init__(self, model: PredictionModel, val_set: EvaluationSet, root: Path) -> None:
+        self.model, self.val_set = model, val_set
+        self.folder = root / results_folder(model.options, model)
+
+    def write(self, name: str, step: int, best_loss: float | None) -> Pictures:
+        """Write pictures and weights under ``name``, best_loss or last; return the first sample's weights as pictures.
+
+        Args:
+            step: Of the network.
+            best_loss: The least one of the run's validations so far.
+        """
+        shown: Pictures = {}
+        for number, (images, weights) in enumerate(self._samples()):
+            shown = shown or weights
+            for kind, pictures in (("out_image", images), ("weight_image", weights)):
+                folder = self.folder / name / kind / str(number)
+                folder.mkdir(parents=True, exist_ok=True)
+                for stem, picture in pictures.items():
+                    write_image(folder / f"{stem}.jpg", picture)
+        (self.folder / "weight").mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.folder / "weight" / f"{name}.pth") as file:
+            torch.save(self._checkpoint(step, best_loss), file)
+        return shown
+
+    def _checkpoint(self, step: int, best_loss: float | None) -> dict[str, Any]:
+        """Return the parts of the network that validation measures, and what a training state would have."""
+        network = self.model.inference_network
+        parts = {name: part.state_dict() for name, part in network.named_children()}
+        return {
+            **parts,  # encoder, decoder, mem_net; with QSsep query_encoder
+            "optimizer": state_by_name(self.model.optimizer, self.model.network_g.named_parameters()),
+            "iter": step,
+            "best_loss": best_loss,
+            "rng": {"manual_seed": self.model.options.manual_seed, "torch": torch.get_rng_state()},
+        }
+
+    def _samples(self) -> Iterator[tuple[Pictures, Pictures]]:
+        """Yield the pictures of each sample to show, and those of its weights."""
+        model, dataset = self.model, self.val_set.dataset
+        count = min(model.prediction.pictures, len(dataset))
+        model.inference_network.eval()
+        for number in range(count):
+            sample = dataset[(2 * number + 1) * len(dataset) // (2 * count)]
+            with torch.inference_mode():
+                batch = model.prepare(torch.utils.data.default_collate([sample]))
+                out, weights = model.inference_network(batch["lq"], with_weights=True)
+                images = self._pictures(out.float(), batch)
+            yield images, weight_pictures(weights, images["target"].shape[:2])
+
+    def _pictures(self, out: Tensor, batch: Mapping[str, Any]) -> Pictures:
+        frames = {f"input_{number:02d}": frame for number, frame in enumerate(batch["lq"][0])}
+        frames |= {"prediction": self.model.as_frame(out, batch)[0], "target": batch["gt"][0]}
+        if self.model.test_type == "subtract":
+            true = batch["gt"] - batch["lq"][:, -1]
+            frames |= {"difference": 0.5 + out[0] / 2, "difference_target": 0.5 + true[0] / 2}
+        pictures = {name: to_uint8(frame) for name, frame in frames.items()}
+        if self.model.test_type == "opticalflow":
+            longest = float(batch["flow"].norm(dim=1).max())
+            flows = {"flow": out[0], "flow_target": batch["flow"][0]}
+            pictures |= {name: flow_picture(flow.cpu().numpy(), longest) for name, flow in flows.items()}
+        return pictures
+
+
+def flow_picture(flow: np.ndarray, longest: float) -> Frame:
+    """Show a flow (2, h, w): its direction as hue, its length as brightness, full at ``longest`` pixels."""
+    length, angle = cv2.cartToPolar(flow[0].astype(np.float32), flow[1].astype(np.float32), angleInDegrees=True)
+    hsv = np.full((*flow.shape[1:], 3), 255, np.uint8)
+    hsv[..., 0] = angle / 2  # OpenCV's hues end at 180
+    hsv[..., 2] = 255 * np.clip(length / max(longest, 1e-6), 0, 1)
+    picture: Frame = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)  # type: ignore[assignment]
+    return picture
+
+
+def weight_pictures(weights: Mapping[str, list[Tensor]], size: tuple[int, int]) -> Pictures:
+    """Show the weights of one sample, a picture of ``size`` for each level, hop and slot.
+
+    One weight a slot is a bar, from 0 to 1, with its value; weights of pixels are a map from dark (0) to bright
+    (the greatest one of all slots in that hop).
+
+    Args:
+        weights: By level, of each hop (1, m) or (1, m, h, w).
+        size: Height and width.
+    """
+    shown: Pictures = {}
+    for level, hops in weights.items():
+        for hop, found in enumerate(hops, start=1):
+            slots = found[0].float().cpu().numpy()
+            for number, values in enumerate(slots):
+                picture = _bar(float(values), size) if values.ndim == 0 else _map(values / slots.max(), size)
+                shown[f"{level}_hop{hop}_slot{number:02d}"] = picture
+    return shown
+
+
+def _bar(value: float, size: tuple[int, int]) -> Frame:
+    height, width = size
+    picture = np.full((height, width, 3), 32, np.uint8)
+    picture[height - round(height * min(value, 1)) :, width // 4 : width - width // 4] = (240, 200, 60)
+    cv2.putText(picture, f"{value:.3f}", (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
+    return picture
+
+
+def _map(values: np.ndarray, size: tuple[int, int]) -> Frame:
+    """Show values in [0, 1] (h, w), each as a block."""
+    colours = cv2.applyColorMap((255 * np.clip(values, 0, 1)).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
+    blocks = cv2.resize(colours, size[::-1], interpolation=cv2.INTER_NEAREST)
+    picture: Frame = cv2.cvtColor(blocks, cv2.COLOR_BGR2RGB)
+    return picture
