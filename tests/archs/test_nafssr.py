@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.attention
 import torch.nn.functional as F
 from golden.verify import build, check_outputs, manifest, model_ids, state_of
 from torch import nn
 
+import vsr.archs.stereo_fusion
 from vsr.archs.nafssr import NAFSSR, SCAM, DropPath, NAFNetSR
+from vsr.inference.complexity import peak_memory
 
 SMALL: dict[str, Any] = {"width": 8, "num_blks": 2, "up_scale": 2}
 LARGE = ["nafssr_S_x2", "nafssr_B_x2"]
@@ -68,6 +71,61 @@ def test_each_pixel_attends_to_its_row_in_the_other_view() -> None:
                     q, k, v = (t[sample, :, row].T for t in (queries[own], queries[other], values[other]))
                     expected = view[sample, :, row] + attended(q, k, v).T * factor.view(4, 1)
                     torch.testing.assert_close(got[own][sample, :, row], expected)
+
+
+def gradients(scam: SCAM, left: torch.Tensor, right: torch.Tensor) -> list[torch.Tensor]:
+    """The gradients of all weights and of both views for a loss that weighs every output differently."""
+    views = [view.clone().requires_grad_() for view in (left, right)]
+    weights = torch.linspace(0, 1, left.numel(), dtype=left.dtype).view_as(left).cos()
+    loss = sum((out * weights * (i + 1)).sum() for i, out in enumerate(scam(*views)))
+    return list(torch.autograd.grad(loss, [*scam.parameters(), *views]))
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("rows", [1, 2, 5, 8])
+def test_a_few_rows_at_a_time_give_the_same_results_and_gradients(rows: int, last: bool) -> None:
+    whole, few = randomised(SCAM(4)).double(), SCAM(4, rows=rows).double()
+    few.load_state_dict(whole.state_dict())
+    layout = torch.channels_last if last else torch.contiguous_format
+    left, right = (view.contiguous(memory_format=layout) for view in torch.randn(2, 2, 4, 5, 7, dtype=torch.float64))
+    torch.testing.assert_close(few(left, right), whole(left, right), atol=1e-12, rtol=0)
+    torch.testing.assert_close(gradients(few, left, right), gradients(whole, left, right), atol=1e-12, rtol=0)
+
+
+def test_rows_are_taken_by_their_weights_where_no_gradient_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    scam, sizes = randomised(SCAM(4)), []
+    attend = F.scaled_dot_product_attention
+
+    def attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        sizes.append(query.shape[1])
+        return attend(query, key, value)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attended)
+    monkeypatch.setattr(vsr.archs.stereo_fusion, "_WEIGHTS", 2 * 2 * 9 * 9)  # two rows of two pairs
+    views = torch.randn(2, 2, 4, 5, 9)
+    whole = scam(*views)
+    assert sizes == [5, 5]
+    sizes.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(scam(*views), tuple(whole))
+    assert sizes == [2, 2, 2, 2, 1, 1]
+    sizes.clear()
+    with torch.inference_mode():
+        scam(*torch.randn(2, 2, 4, 3, 100))  # a row alone is more: it cannot be less
+    assert sizes == [1] * 6
+
+
+def test_memory_does_not_grow_with_all_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PyTorch makes all weights, which it is forced to here, those of a few rows are all that there are."""
+    views = [(1, 4, 48, 192)] * 2
+    weights = 4 * 48 * 192 * 192  # bytes
+    monkeypatch.setattr(vsr.archs.stereo_fusion, "_WEIGHTS", 4 * 192 * 192)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        whole, few = (peak_memory(SCAM(4, rows=rows), views) for rows in (48, None))
+    assert whole > weights
+    assert few < weights / 3
+    # in blocks none are kept, whatever the layout of the views
+    assert peak_memory(SCAM(4, rows=48), views) < weights / 3
 
 
 def test_exchanging_views_and_their_weights_exchanges_the_results() -> None:
@@ -174,6 +232,10 @@ def test_dropout_is_for_training_only() -> None:
         ({"drop_out_rate": -0.1}, "drop_out_rate: expected a probability"),
         ({"num_blks": -1}, "num_blks: expected a number from 0 up, got -1"),
         ({"up_scale": 0}, "up_scale: expected a number from 1 up, got 0"),
+        (
+            {"fusion_block": {"type": "SCAM", "rows": 0}, "dual": True, "fusion_to": 9},
+            "rows: expected a number from 1 up, got 0",
+        ),
         ({"fusion_to": 3, "fusion_from": 0}, "fusion_from, fusion_to: expected -1 without dual: true"),
     ],
 )

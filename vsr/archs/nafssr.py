@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vsr.archs.blocks import check_counts, check_positive
 from vsr.archs.local import localized
 from vsr.archs.nafnet import LayerNorm2d, laid_out
+from vsr.archs.stereo_fusion import rows_at_once
 from vsr.registry import BLOCKS, FUSIONS, NETWORKS
 
 
@@ -22,10 +23,18 @@ class SCAM(nn.Module):
     """Stereo cross attention: each pixel of a view looks along its row in the other view, and adds what it finds.
 
     The views of a rectified pair differ along rows only.
+
+    Args:
+        channels: c.
+        rows: How many rows attend at a time, all (b, rows, w, w) of whose weights may lie in memory; null: all in
+            training, and in inference as many as have 64 MiB of weights, or one.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, rows: int | None = None) -> None:
         super().__init__()
+        if rows is not None:
+            check_positive(rows=rows)
+        self.rows = rows
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.norm_l = LayerNorm2d(channels)
@@ -37,12 +46,26 @@ class SCAM(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Map the views (b, c, h, w) to the same shapes."""
-        # rows take the place of attention heads: (b, h, w, c)
-        query_left = self.l_proj1(self.norm_l(left)).permute(0, 2, 3, 1)
-        query_right = self.r_proj1(self.norm_r(right)).permute(0, 2, 3, 1)
-        value_left = self.l_proj2(left).permute(0, 2, 3, 1)
-        value_right = self.r_proj2(right).permute(0, 2, 3, 1)
-        # never all of the (w, w) weights at a time, and by c ** -0.5 scaled, torch's default
+        rows = self.rows or rows_at_once(left)
+        if rows >= left.shape[2]:
+            return self._exchange(left, right)
+        parts = [self._exchange(*part) for part in zip(left.split(rows, 2), right.split(rows, 2), strict=True)]
+        return torch.cat([part[0] for part in parts], 2), torch.cat([part[1] for part in parts], 2)
+
+    def _exchange(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Do it for some of the rows."""
+        # Rows take the place of attention heads: (b, h, w, c). With channels last in memory the attention goes in
+        # blocks, of which it keeps no weights; in another layout PyTorch would have all (b, h, w, w) of them.
+        query_left, query_right, value_left, value_right = (
+            features.permute(0, 2, 3, 1).contiguous()
+            for features in (
+                self.l_proj1(self.norm_l(left)),
+                self.r_proj1(self.norm_r(right)),
+                self.l_proj2(left),
+                self.r_proj2(right),
+            )
+        )
+        # scaled by c ** -0.5, torch's default
         found_left = F.scaled_dot_product_attention(query_left, query_right, value_right).permute(0, 3, 1, 2)
         found_right = F.scaled_dot_product_attention(query_right, query_left, value_left).permute(0, 3, 1, 2)
         return left + found_left * self.beta, right + found_right * self.gamma

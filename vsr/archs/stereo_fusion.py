@@ -16,6 +16,18 @@ from vsr.registry import FUSIONS
 _WEIGHTS = 2**24  # numbers of attention weights in memory at a time, when no gradient is wanted: 64 MiB
 
 
+def rows_at_once(view: Tensor) -> int:
+    """Return how many rows of a view (b, c, h, w) attend to the other view's at a time: no row needs another one.
+
+    Each has b x w x w weights. All, if a gradient is wanted, which needs them all in the end, or if the code is traced
+    for other sizes.
+    """
+    b, _, h, w = view.shape
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return h
+    return min(h, max(1, _WEIGHTS // max(1, b * w * w)))
+
+
 @FUSIONS.register
 class BiPAM(nn.Module):
     """Parallax attention that heeds occlusion: a pixel takes from the other view what is seen in both.
@@ -42,8 +54,7 @@ class BiPAM(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Map the views (b, c, h, w) to the same shapes."""
-        b, _, h, w = left.shape
-        rows = h if torch.is_grad_enabled() else max(1, _WEIGHTS // (b * w * w))  # a row needs no other one
+        rows = rows_at_once(left)
         parts = [self._exchange(*part) for part in zip(left.split(rows, 2), right.split(rows, 2), strict=True)]
         return torch.cat([part[0] for part in parts], 2), torch.cat([part[1] for part in parts], 2)
 
