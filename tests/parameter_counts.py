@@ -168,6 +168,45 @@ def basicvsrpp(a: Arguments) -> int:
     return spynet() + trunk(3, c, 5) + passes + trunk(5 * c, c, 5) + upsampling(c)
 
 
+def fmanet(a: Arguments) -> int:
+    """Of its blocks, by the paper's figures; all convolutions but those that end a dense block share one option."""
+    c, t, n, g, s = a["dim"], a["num_seq"], 3 * a["num_flow"], a["growth_rate"], a["scale"]
+    bias, layers = int(a["bias"]), a["num_dense_layer"]
+
+    def free(into: int, out: int, taps: int) -> int:
+        return into * out * taps + bias * out
+
+    def two(into: int, hidden: int, out: int) -> int:
+        return free(into, hidden, 9) + free(hidden, out, 9)
+
+    dense = sum(free(c + i * g, g, 9) for i in range(layers)) + conv(c + layers * g, c, 1)
+    norm = 2 * c if a["LayerNorm_type"] == "WithBias" else c
+    attention = a["num_heads"] + 2 * free(c, c, 1) + free(c, 2 * c, 1) + free(1, c, 9) + free(1, 2 * c, 9)
+    hidden = int(c * a["ffn_expansion_factor"])
+    feed = free(c, 2 * hidden, 1) + free(1, 2 * hidden, 9) + free(hidden, c, 1)
+
+    def network(into: int, aware: bool) -> int:
+        total = free(into, c, 9) + a["num_RDB"] * dense + free(a["num_RDB"] * c, c, 1) + free(c, c, 9)
+        for i in range(a["num_FRMA"]):
+            total += dense + free((i > 0) * c + t * c, c, 1)
+            total += two(2 * c + (n if i or aware else 0), n, n)
+            total += aware * (dense + free(t * c, c, 1))
+            total += a["num_transformer_block"] * (1 + aware) * (2 * norm + attention + feed)
+        return total
+
+    kernels, colours = a["ds_kernel_size"] ** 2, a["in_channels"]
+    degradation = network(colours, False) + two(n, n, 3) + two(c // t, c, kernels) + two(c, c, colours)
+    if a["stage"] == 1:
+        return degradation
+    steps = [2, 2] if s == 4 else [s]
+    enlarging = sum(free(c, step**2 * c, 9) for step in steps) + free(c, c, 9)
+    restoration = network(colours + c, True) + two(n, n, n) + free(kernels, c, 27) + free(c, c, 27)
+    restoration += free(c, c, 9) + free(c, colours, 9) + enlarging
+    restoration += two(c // t, c, (s * a["us_kernel_size"]) ** 2)
+    restoration += two(n, n, 3) + two(n + 2 * colours, n, 3) + two(c, c, colours)
+    return degradation + restoration
+
+
 COUNTS: dict[str, Callable[[Arguments], int]] = {
     "Baseline": baseline,
     "BaselineLocal": baseline,
@@ -175,6 +214,7 @@ COUNTS: dict[str, Callable[[Arguments], int]] = {
     "BasicVSRPlusPlus": basicvsrpp,
     "EDSR": edsr,
     "EDVR": edvr,
+    "FMANet": fmanet,
     "IconVSR": iconvsr,
     "MSRResNet": msrresnet,
     "NAFNet": nafnet,

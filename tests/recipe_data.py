@@ -7,12 +7,14 @@ import numpy as np
 from kit import write_frames
 from stereo_pairs import made_pair
 
+from vsr.data.flow import flow_name, flow_pairs
 from vsr.utils.images import read_image, write_image
 from vsr.utils.resize import imresize
 
 SIDE = 48  # of most GT images; a multiple of all scales
 COUNTS = {  # images that each set of this tree is measured on, by the names that the option files give the sets
     "REDS4": 4 * 5,
+    "REDS4-inner": 4 * 3,
     "Vid4": 2 * 7,
     "UDM10": 2 * 5,
     "Vimeo90K-T": 2,
@@ -51,7 +53,11 @@ def _reds(root: Path) -> None:
     """The clips as EDVR's family wants them, in the output of prepare_reds.py, and the single images of NAFNet."""
     prepared = root / "prepared"
     for number in (0, 1, 2, 11, 15, 20):
-        write_frames(prepared / "train_sharp" / f"{number:03d}", 5, (32, 32), seed=number, name="{:08d}")
+        write_frames(prepared / "train_sharp" / f"{number:03d}", 5, (SIDE, SIDE), seed=number, name="{:08d}")
+        for centre, neighbour in flow_pairs(5):
+            name = flow_name(f"{centre:08d}", f"{neighbour:08d}")
+            (flows := prepared / "train_flow_bicubic" / "X4" / f"{number:03d}").mkdir(parents=True, exist_ok=True)
+            np.save(flows / name, np.zeros((SIDE // 4, SIDE // 4, 2), np.float32))
     for lq in ("train_sharp_bicubic/X4", "train_blur_bicubic/X4"):
         _reduce(prepared / "train_sharp", prepared / lq, 4)
     for lq in ("train_blur", "train_blur_comp"):

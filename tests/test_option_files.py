@@ -42,6 +42,7 @@ QUICK = {
     "options/train/RCAN/rcan_x2_div2k.yml",
     "options/train/RRDBNet/esrgan_x4_div2k.yml",
     "options/train/SwinIR/swinir_light_x2_div2k.yml",
+    "options/train/FMANet/stage2_reds_x4.yml",
     "options/demo/edvr_bunny_x4.yml",
     "options/test/EDVR/edvr_l_x4_vimeo90k.yml",
     "options/test/BasicVSR/basicvsr_vimeo90k_t_bi.yml",
@@ -65,6 +66,10 @@ SMALL: dict[str, object] = {
     "mid_channels": 8, "num_blocks": 1, "num_group": 1, "squeeze_factor": 4, "num_grow_ch": 4,
     "depths": [2], "num_heads": [2], "embed_dim": 8, "window_size": 4,
 }  # fmt: skip
+SMALL_FMANET: dict[str, object] = {
+    "dim": 12, "ds_kernel_size": 6, "us_kernel_size": 3, "num_RDB": 1, "growth_rate": 4, "num_dense_layer": 1,
+    "num_flow": 2, "num_FRMA": 1, "num_transformer_block": 1, "num_heads": 2,
+}  # fmt: skip
 
 
 def test_every_option_file_is_tested_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +86,10 @@ def test_every_option_file_is_tested_and_counted(capsys: pytest.CaptureFixture[s
 def test_the_counts_by_hand_are_those_of_the_official_classes() -> None:
     manifests = [json.loads(path.read_text()) for path in (ROOT / "tests" / "golden" / "models").glob("*.json")]
     official = [manifest for manifest in manifests if manifest["arch"] in COUNTS]
-    assert {manifest["arch"] for manifest in official} == set(COUNTS)
+    assert {manifest["arch"] for manifest in official} == set(COUNTS) - {"FMANet"}
+    published = load_options(ROOT / "options/train/FMANet/stage2_reds_x4.yml").network_g.as_option()
+    assert COUNTS["FMANet"](published) == 9_766_503
+    assert COUNTS["FMANet"]({**published, "stage": 1}) == 3_225_837
     for manifest in official:
         assert COUNTS[manifest["arch"]](manifest["kwargs"]) == manifest["num_params"], manifest["model_id"]
 
@@ -140,7 +148,8 @@ def place(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def reduced(options: Options) -> list[str]:
     """Overrides that make a run a matter of a second."""
-    overrides = [f"network_g.{name}={value}" for name, value in SMALL.items() if name in options.network_g.args]
+    small = SMALL_FMANET if options.network_g.type == "FMANet" else SMALL
+    overrides = [f"network_g.{name}={value}" for name, value in small.items() if name in options.network_g.args]
     if options.network_g.type.endswith("Local"):
         overrides.append("network_g.train_size=[1, 3, 32, 32]")
     overrides += [f"datasets.{key}.num_worker_per_gpu=0" for key in options.datasets]
@@ -194,7 +203,8 @@ def what_it_starts_from(options: Options) -> dict[str, Tensor]:
         before = load_options(named.stage)
         assert before.train is not None
         network = load_options(named.stage, reduced(before)).network_g.as_option()
-        taken |= leave_weights(network, f"experiments/{before.name}/models/net_g_{before.train.total_iter}.pth")
+        number = "best" if named.weights == "best" else before.train.total_iter
+        taken |= leave_weights(network, f"experiments/{before.name}/models/net_g_{number}.pth")
     return taken
 
 
@@ -233,7 +243,7 @@ def assert_taken(options: Options, taken: dict[str, Tensor], run: Path) -> None:
     weights = torch.load(run / "models" / "net_g_2.pth", weights_only=True)["params"]
     common = {name for name, value in taken.items() if name in weights and weights[name].shape == value.shape}
     if isinstance(named, StageOptions):
-        assert common if options.path.strict_load_g else len(common) > len(weights) / 2
+        assert common if options.path.strict_load_g else len(common) > len(weights) / 3
         assert not options.path.strict_load_g or common == set(weights)
     near = 2.1 * options.train.optim_g.args["lr"]
     assert [name for name in common if (weights[name] - taken[name]).abs().max() > near] == []

@@ -63,8 +63,8 @@ def test_the_comments_of_a_file_to_train_with_say_what_its_values_do(path: Path)
     assert isinstance(named, StageOptions | None)  # a stage knows whether it is at its end; a path does not
     assert bool(options.network_g.args.get("spynet_path")) == ("SpyNet, trained" in said["Before"])
     assert bool(options.network_g.args.get("edvr_path")) == ("EDVR-M" in said["Before"])
-    pixel = train.losses["pixel"].args["reduction"]
-    assert ("summed over one process's batch" in said["Loss"]) == (pixel == "sum")
+    main = next(loss for name, loss in train.losses.items() if name in ("pixel", "output", "recon")).args["reduction"]
+    assert ("summed over one process's batch" in said["Loss"]) == (main == "sum")
     for script in re.findall(r"scripts/\w+\.py", said["Data"]):
         assert (ROOT / script).is_file()
     assert_measured_as_said(options, said["Expected"])

@@ -31,8 +31,8 @@ trained, resumed and tested in a reduced form, by `tests/test_option_files.py`. 
 *Batch* is what a step takes in all; the numbers of steps are meant for it (`train.reference_batch`). *Expected* is what
 others have published for these settings, not what vsr has reached, with what was measured and by whom. Figures that
 differ in colour space, border or kind of SSIM do not compare. SSIM is that of an 11 x 11 Gaussian window unless it says
-otherwise; totals are means over each clip's frames, then over clips. *Before* is the stage whose last weights a recipe
-starts from.
+otherwise; totals are means over each clip's frames, then over clips, and for FMA-Net over all frames. *Before* is the
+stage whose last weights, or for FMA-Net best ones, a recipe starts from.
 
 Sources: BasicSR is its docs/ModelZoo.md; mmagic its configs/*/README.md; NAFNet its readme and docs/StereoSR.md;
 PaddleGAN an independent reproduction (its pull request 496).

@@ -51,12 +51,17 @@ def test_testing_the_second_stage_tests_what_it_has_learnt(tiny: Path, tmp_path:
     assert "second" in str(tested)
 
 
-def test_a_stage_that_has_not_run_or_not_ended_is_named_with_what_to_do(tiny: Path) -> None:
+def test_a_stage_that_has_not_run_or_not_ended_is_named_with_what_to_do(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(FileNotFoundError, match=r"found none\. Run that stage first: train\.py -opt"):
         starting_weights(load_options(tiny, second(tiny)))
     train(load_options(tiny, ["train.total_iter=4"]))
     with pytest.raises(ValueError, match=r"to have come to its end, step 8, found step 4"):
         starting_weights(load_options(tiny, second(tiny)))
+    best = load_options(tiny, ["name=second", f"path.pretrain_network_g={{stage: {tiny}, weights: best}}"])
+    assert "net_g_best.pth" in str(starting_weights(best))
+    assert "step 8, found step 4. Its best weights so far are taken" in caplog.text
 
 
 def test_a_stage_of_the_same_name_is_refused(tiny: Path) -> None:

@@ -31,12 +31,16 @@ def starting_weights(options: Options) -> str | None:
             f"path.pretrain_network_g.stage: expected {named.weights} weights of {named.stage} in {_models(before)}, "
             f"found none. Run that stage first: train.py -opt {named.stage}"
         )
-    if named.weights == "last" and before.train and not before.train.scale_iterations:
-        done, total = _step(weights), before.train.total_iter
-        if done < total:
+    newest = _newest(before)
+    if newest and before.train and not before.train.scale_iterations:
+        done, total = _step(newest), before.train.total_iter
+        text = f"expected {named.stage} to have come to its end, step {total}, found step {done}"
+        if done < total and named.weights == "best":
+            log.warning("path.pretrain_network_g.stage: %s. Its best weights so far are taken", text)
+        elif done < total:
             raise ValueError(
-                f"path.pretrain_network_g.stage: expected {named.stage} to have come to its end, step {total}, found "
-                f"step {done}. Go on with it, or name a checkpoint: path.pretrain_network_g={weights}"
+                f"path.pretrain_network_g.stage: {text}. Go on with it, or name a checkpoint: "
+                f"path.pretrain_network_g={weights}"
             )
     log.info("path.pretrain_network_g: the stage %s has left %s", named.stage, weights)
     return str(weights)
