@@ -144,7 +144,7 @@ def _padded(clip: Tensor, pad: int) -> Tensor:
 def _tiles(kernels: Tensor) -> Iterator[slice]:
     """The rows of kernels (b, ..., h, w), so many at a time that a tile holds about TILE numbers."""
     h = kernels.shape[-2]
-    size = TILE.get(kernels.device.type, TILE["cuda"])
+    size = TILE["cpu" if kernels.device.type == "cpu" else "cuda"]
     rows = max(1, size * h // max(kernels.numel(), 1))
     for first in range(0, h, rows):
         yield slice(first, min(first + rows, h))
