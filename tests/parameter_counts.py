@@ -101,10 +101,16 @@ def baseline(a: Arguments) -> int:
     return u_net(a, lambda c: baseline_block(c, a.get("dw_expand", 1), a.get("ffn_expand", 2)))
 
 
+def nafnetsr(a: Arguments) -> int:
+    """Without an exchange between views."""
+    c = a["width"]
+    return conv(3, c) + a["num_blks"] * naf_block(c) + conv(c, 3 * a["up_scale"] ** 2)
+
+
 def nafssr(a: Arguments) -> int:
     c = a["width"]
     cross = 2 * 2 * c + 4 * conv(c, c, 1) + 2 * c
-    return conv(3, c) + a["num_blks"] * (naf_block(c) + cross) + conv(c, 3 * a["up_scale"] ** 2)
+    return nafnetsr(a) + a["num_blks"] * cross
 
 
 def deformable(c: int, groups: int) -> int:
@@ -207,6 +213,31 @@ def fmanet(a: Arguments) -> int:
     return degradation + restoration
 
 
+def memory_prediction(a: Arguments) -> int:
+    channels, levels = a["channels"], len(a["channels"]) - 1
+    encoder = decoder = 0
+    for level in range(1, levels + 1):
+        into, c, below = channels[level - 1], channels[level], channels[min(level + 1, levels)]
+        extra = 0 if a["noskip"][level - 1] else (2 if a["multi"] else 1) * c
+        if a["encoder"] == "resnet":
+            encoder += conv(into if level > 1 else c, c) + residual(c, 2) + (conv(into, c) if level == 1 else 0)
+            decoder += conv(below, c) + residual(c, 2)
+        else:
+            encoder += conv(into, c) + 2 * conv(c, c)
+            decoder += conv(below, c) + conv(c + extra, c) + conv(c, c)
+    memories = [(c, a["H"] * a["W"] // 4**level) for level, (c, skipped) in
+                enumerate(zip(channels[1:], a["noskip"], strict=True)) if not skipped and a["multi"]]  # fmt: skip
+    memory = 0
+    for c, pixels in [*memories, (channels[-1], a["H"] * a["W"] // 4**levels)]:
+        e = a["embed_size"] * c // channels[-1]
+        if a["embedding"] == "FC":
+            memory += 3 * conv(c * pixels, e, 1) + conv(2 * e, c * pixels, 1)
+        else:
+            memory += 3 * conv(c, e, 1 if a["embedding"] == "sep1by1" else 3) + conv(2 * e, c, 1)
+        memory += conv(e, e) if a["flat2d"] else 0
+    return encoder * (2 if a["QSsep"] else 1) + decoder + conv(channels[1], a["num_out_ch"]) + memory
+
+
 COUNTS: dict[str, Callable[[Arguments], int]] = {
     "Baseline": baseline,
     "BaselineLocal": baseline,
@@ -217,8 +248,10 @@ COUNTS: dict[str, Callable[[Arguments], int]] = {
     "FMANet": fmanet,
     "IconVSR": iconvsr,
     "MSRResNet": msrresnet,
+    "MemoryPrediction": memory_prediction,
     "NAFNet": nafnet,
     "NAFNetLocal": nafnet,
+    "NAFNetSR": nafnetsr,
     "NAFSSR": nafssr,
     "RCAN": rcan,
     "RRDBNet": rrdbnet,

@@ -8,6 +8,7 @@ from kit import write_frames
 from stereo_pairs import made_pair
 
 from vsr.data.flow import flow_name, flow_pairs
+from vsr.data.prediction_lists import hash_partition
 from vsr.utils.images import read_image, write_image
 from vsr.utils.resize import imresize
 
@@ -30,6 +31,12 @@ COUNTS = {  # images that each set of this tree is measured on, by the names tha
     "Flickr1024": 2,
     "Flickr1024-test": 2,
     "BunnyVal": 22,
+    "BunnyBegins": 17,
+    "HumanEva-val": 4,
+    "HumanEva-test": 10,
+    "Charades-val": 1,
+    "Charades-test": 1,
+    "MotorcycleVal": 1,
 }
 
 
@@ -46,7 +53,9 @@ def make_tree(root: Path) -> None:
     _pairs(root / "SIDD", {"train": ("gt_crops", "input_crops"), "val": ("gt_crops", "input_crops")}, seed=64)
     _super_resolution(root)
     _stereo(root / "StereoSR")
+    _motorcycle(root / "motorcycle")
     _video(root / "demo" / "bigbuckbunny.mp4", frames=132, size=(144, 192))
+    _predictions(root)
 
 
 def _reds(root: Path) -> None:
@@ -78,6 +87,20 @@ def _vimeo(root: Path) -> None:
     (archive / "sep_testlist.txt").write_text("\n".join(names[2:4]) + "\n")
     for lq in ("vimeo_septuplet_matlabLRx4", "vimeo_septuplet_BDLRx4"):
         _reduce(archive / "sequences", root / "prepared" / lq / "sequences", 4)
+
+
+def _predictions(root: Path) -> None:
+    """Clips of HumanEva with the lists that prepare_humaneva.py writes; of Charades, which has none, by their names."""
+    humaneva = {"train": "S1_Box_1_(C1)", "val": "S2_Box_1_(C1)", "test": "S3_Box_1_(C1)"}
+    for seed, (partition, clip) in enumerate(humaneva.items()):
+        folder = root / "HumanEva" / "image" / clip
+        write_frames(folder, 30, (24, 32), seed=110 + seed, suffix=".jpg", name="{:06d}")
+        (root / "HumanEva" / f"{partition}_list.csv").write_text(f"clip\n{clip}\n")
+    names = [f"0A{number:03d}" for number in range(100)]
+    for seed, partition in enumerate(("train", "val", "test")):
+        clip = next(name for name in names if hash_partition(name) == partition)
+        folder = root / "Charades" / "Charades_v1_480_img" / clip
+        write_frames(folder, 24, (24, 32), seed=120 + seed, suffix=".jpg", name="{:07d}")
 
 
 def _pairs(root: Path, parts: dict[str, tuple[str, str]], *, seed: int) -> None:
@@ -117,6 +140,15 @@ def _stereo(root: Path) -> None:
                 for scale in (2, 4):
                     low = imresize(view, 1 / scale)
                     _write(root / "test" / name / f"lr_x{scale}" / f"{number:04d}" / f"lr{side}.png", low)
+
+
+def _motorcycle(root: Path) -> None:
+    """As prepare_motorcycle.py leaves it."""
+    for seed, pair in enumerate(("train/top", "train/bottom", "val/middle")):
+        for side, view in enumerate(made_pair((SIDE, 2 * SIDE), disparity=4, seed=100 + seed)):
+            _write(root / pair / f"hr{side}.png", view)
+    (root / "disparity").mkdir()
+    np.save(root / "disparity" / "middle.npy", np.full((SIDE, 2 * SIDE), 4, np.float32))
 
 
 def _video(path: Path, *, frames: int, size: tuple[int, int]) -> None:
