@@ -1,4 +1,4 @@
-"""Write a checkpoint of OpenMMLab, or of EDVR's code of 2019, under the names of vsr and BasicSR."""
+"""Write a checkpoint of OpenMMLab, EDVR's code of 2019, or FMA-Net's code as one under the names of vsr and BasicSR."""
 
 import argparse
 import sys
@@ -12,9 +12,16 @@ from vsr.utils import logs
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", help="the checkpoint")
+    parser.add_argument(
+        "file", help="the checkpoint; of FMA-Net model_R_best.pt, beside which model_D_best.pt lies, or the folder"
+    )
     parser.add_argument("new_file", help="a .pth file to write")
-    parser.add_argument("--bgr", action="store_true", default=None, help="it was trained on blue-first images (NAFSSR)")
+    parser.add_argument(
+        "--bgr",
+        action="store_true",
+        default=None,
+        help="it was trained on blue-first images (NAFSSR; FMA-Net's are known)",
+    )
     arguments = parser.parse_args()
     logs.setup()
     try:

@@ -160,6 +160,42 @@ def _spynet(shapes: Shapes, assume: _Assumed) -> dict[str, Any]:
     return {"type": "SpyNet"}
 
 
+def _fmanet(shapes: Shapes, assume: _Assumed) -> dict[str, Any]:
+    net, restoring = "degradation_learning_network.", "restoration_network.res_conv1.weight" in shapes
+    block = net + "FRMA_blocks.0.multi_attn_block.0."
+    dim, in_channels, *_ = shapes[net + "feature_extractor.0.weight"]
+    hidden = shapes[block + "ffn1.project_out.weight"][1]
+    option: dict[str, Any] = {
+        "type": "FMANet",
+        "in_channels": in_channels,
+        "dim": dim,
+        "ds_kernel_size": _root(shapes[net + "d_conv.2.weight"][0], "d_conv.2: channels out"),
+        "num_RDB": _count(shapes, re.escape(net) + r"feature_extractor\.2\.RDBs\.(\d+)\."),
+        "growth_rate": shapes[net + "feature_extractor.2.RDBs.0.layer.0.conv.weight"][0],
+        "num_dense_layer": _count(shapes, re.escape(net) + r"feature_extractor\.2\.RDBs\.0\.layer\.(\d+)\."),
+        "num_flow": shapes[net + "f_conv.0.weight"][1] // 3,
+        "num_FRMA": _count(shapes, re.escape(net) + r"FRMA_blocks\.(\d+)\."),
+        "num_transformer_block": _count(shapes, re.escape(net) + r"FRMA_blocks\.0\.multi_attn_block\.(\d+)\."),
+        "num_heads": shapes[block + "co_attn.temperature"][0],
+        "LayerNorm_type": "WithBias" if block + "norm1.body.bias" in shapes else "BiasFree",
+        "bias": net + "feature_extractor.0.bias" in shapes,
+        "num_seq": dim // shapes[net + "d_conv.0.weight"][1],
+        "stage": 2 if restoring else 1,
+    }
+    if int(dim * 2.66) == hidden:
+        assume("factors near it give as many channels", ffn_expansion_factor=2.66)
+    else:
+        assume("factors near it give as many channels", ffn_expansion_factor=(hidden + 0.5) / dim)
+    if not restoring:
+        scale = 4 if option["ds_kernel_size"] % 2 == 0 else 3
+        assume("Net^D alone, of stage 1, does not show by how much the network enlarges", scale=scale, us_kernel_size=5)
+        return option
+    steps = _root(shapes["restoration_network.upsample.conv1.weight"][0] // dim, "upsample.conv1: channels out / in")
+    scale = steps**2 if "restoration_network.upsample.conv3.weight" in shapes else steps
+    kernels = _root(shapes["restoration_network.r_conv.2.weight"][0], "r_conv.2: channels out")
+    return {**option, "scale": scale, "us_kernel_size": kernels // scale}
+
+
 # ---- images
 
 
@@ -375,6 +411,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], Callable[[Shapes, _Assumed], dict[str, A
     ((r"backward_trunk\.", r"fusion\.weight"), _basicvsr),
     ((r"conv_hr\.", r"memory\.embed_q\."), _memory_edvr),
     ((r"pcd_align\.",), _edvr),
+    ((r"degradation_learning_network\.feature_extractor\.",), _fmanet),
     ((r"basic_module\.0\.basic_module\.",), _spynet),
     ((r"intro\.", r"downs\."), _nafnet),
     ((r"intro\.", r"body\.0\.module\.blk\."), _nafssr),

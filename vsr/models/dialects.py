@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from vsr.models import fmanet_weights
+
 # A pattern and what takes its place: a template as in re.sub, or a function of the match.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -115,13 +117,19 @@ def translate(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 
 
 def red_first(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make of NAFSSR's or NAFNetSR's tensors, trained on blue, green, red, those of a network for red, green, blue.
+    """Make of NAFSSR's, NAFNetSR's or FMANet's tensors, trained on blue, green, red, those of one for red, green, blue.
 
-    Only the first and the last convolution know colours; its pixel shuffle keeps each colour's channels together.
+    Of the first two only the first and the last convolution know colours; their pixel shuffle keeps each colour's
+    channels together.
     """
+    first = weights.get("degradation_learning_network.feature_extractor.0.weight")
+    if first is not None and first.shape[1] == 3:
+        return fmanet_weights.red_first(weights)
     ends = {"intro.weight": 1, "up.0.weight": 0, "up.0.bias": 0}
     if not ends.keys() <= weights.keys() or weights["intro.weight"].shape[1] != 3:
-        raise ValueError("bgr: expected a NAFSSR or NAFNetSR of colour images, got another network. Leave bgr out.")
+        raise ValueError(
+            "bgr: expected a NAFSSR, NAFNetSR or FMANet of colour images, got another network. Leave bgr out."
+        )
     turned = {
         name: weights[name].unflatten(axis, (3, -1)).flip(axis).flatten(axis, axis + 1) for name, axis in ends.items()
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vsr.config import Options, load_options
+from vsr.models import fmanet_weights
 from vsr.models.deduce import deduce
 from vsr.models.dialects import red_first, translate, unwrap
 from vsr.models.pretrained import advice
@@ -60,13 +61,15 @@ def load_network(
 
     Args:
         path: A .pth or .safetensors file: ours, BasicSR's, NAFNet's, OpenMMLab's (mmagic), or of EDVR's first code.
+            FMA-Net's own code writes two, model_D_best.pt and model_R_best.pt: the second, or the folder with both.
         options: The network's ``{"type": ..., **arguments}``, an option file or its path; none: the
             options.yml of the run folder that the checkpoint lies in; if there is none, the network is
             deduced from the tensors, and what they cannot show is logged.
         device: Where the network shall live.
         param_key: Entry of the checkpoint; none: params_ema, else params, else the whole.
         bgr: The network was trained on images whose first channel is blue, as NAFNet trains NAFSSR; it is changed
-            to one that takes red first, as all of vsr's do. None: it is one of the files that NAFNet published.
+            to one that takes red first, as all of vsr's do. None: it is one of the files that NAFNet published, or was
+            written by FMA-Net's code.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -111,18 +114,21 @@ def read_weights(
     DataParallel and torch.compile are taken off; ``fill`` translates the names of other frameworks.
 
     Args:
-        path: A .pth or .safetensors file.
+        path: See ``load_network``.
         param_key: The entry wanted, 'params_ema' say; none: the first of params_ema, params,
             state_dict that is there, else the whole file.
         averaged: Where no entry is named, params_ema goes before params; else after it.
         bgr: See ``load_network``.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"{path}: expected a checkpoint, found no such file. {advice(path) or 'Check the path.'}"
         )
-    content = _read(path)
+    content, *others = fmanet_weights.read_parts(path, _read)
+    official = param_key is None and fmanet_weights.is_official(content)
+    if official:
+        content = fmanet_weights.join([content, *others], unwrap)
     if param_key is not None and param_key not in content:
         found = ", ".join(sorted(map(str, content))[:5])
         raise ValueError(
@@ -139,7 +145,7 @@ def read_weights(
         )
     log.info("weights: %s%s", path, f", entry '{key}'" if key else "")
     weights = {unwrap(str(name)): value for name, value in weights.items()}
-    if bgr or (bgr is None and _BLUE_FIRST.fullmatch(path.name)):
+    if bgr or (bgr is None and (official or _BLUE_FIRST.fullmatch(path.name))):
         weights = red_first(weights)
         log.info("%s: was trained on blue, green, red; changed to a network for red, green, blue", path)
     return weights
