@@ -10,6 +10,7 @@ import pytest
 import torch
 from stereo_pairs import made_pair, write_pair
 
+from vsr.data.check_names import roots_of
 from vsr.data.disparity import find_disparities, read_disparity
 from vsr.data.paired_stereo_image import PairedStereoImageDataset
 from vsr.utils.images import write_image
@@ -142,6 +143,10 @@ def test_files_of_another_size_are_refused_when_the_set_is_opened(pairs: Path) -
     np.save(pairs / "0002.npy", np.ones((12, 33)))
     with pytest.raises(ValueError, match=r"0002.npy: expected disparities of the left view's size, 24x66, got 12x33"):
         opened(pairs)
+
+
+def test_the_check_of_a_set_looks_for_no_images_there() -> None:
+    assert roots_of({"dataroot_gt": "a", "dataroot_disparity": "b", "dataroot_lq": None}) == {"dataroot_gt": ["a"]}
 
 
 @pytest.mark.parametrize("arguments", [{"gt_size_h": 8, "gt_size_w": 16}, {"dataroot_gt": None}])
