@@ -130,4 +130,4 @@ def test_net_r_of_another_pair_is_refused(tmp_path: Path) -> None:
     save_as_official(network(dim=24), tmp_path)
     save_as_official(network(stage=1), tmp_path)  # replaces Net^D
     with pytest.raises(ValueError, match="of another shape"):
-        vsr.load_network(tmp_path)
+        vsr.load_network(tmp_path, OPTION)
