@@ -31,7 +31,7 @@ COUNTS = {  # images that each set of this tree is measured on, by the names tha
     "Flickr1024": 2,
     "Flickr1024-test": 2,
     "BunnyVal": 22,
-    "BunnyBegins": 17,
+    "BunnyBegins": 25,
     "HumanEva-val": 4,
     "HumanEva-test": 10,
     "Charades-val": 1,

@@ -115,6 +115,8 @@ def _to_test() -> Iterator[str]:
 def _patch(section: DatasetOptions) -> str:
     """The GT crop of a sample, with its frames."""
     arguments = section.dataset.args
+    if "frame_interval" in arguments:  # of predictions
+        return f"{arguments['input_size']} + 1 x {arguments['H']}x{arguments['W']}"
     if arguments.get("gt_size") is None:
         size = f"{arguments['gt_size_h']}x{arguments['gt_size_w']}"
     else:
