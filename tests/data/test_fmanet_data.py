@@ -1,5 +1,6 @@
 """FMA-Net's data sets: windows whose blurred, sharp and moving parts stay together, from any layout of REDS."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import coordinates
+from golden.fmanet_recipe import FOLDER
 
 from vsr.data.flow import flow_name, flow_pairs
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.overlap import shared_frames
+from vsr.engine.generate_flow import generate_flow
 from vsr.registry import DATASETS
 from vsr.utils.images import write_image
 from vsr.utils.resize import imresize
@@ -237,3 +240,29 @@ def test_all_of_reds_is_taken_without_a_word(
         build(**flat)
         build(**flat, clips=["001"])
     assert not caplog.records
+
+
+def test_a_tree_that_the_official_preparation_left_is_read_as_it_is(tmp_path: Path) -> None:
+    """Its folders and flow files are the golden ones: train with val as 240 and 241, val of REDS4's clips."""
+    layout = json.loads((FOLDER / "reds4_layout.json").read_text())
+    for folder in layout["clip_dirs"]:
+        small = "bicubic" in folder
+        (tmp_path / folder).mkdir(parents=True)
+        for frame in range(3):
+            picture = coordinates(*SIZE, frame)
+            write_image(tmp_path / folder / f"{frame:08d}.png", picture if small else enlarged(picture))
+    for split in ("train", "val"):
+        kind = f"{split}_sharp_bicubic"
+        generate_flow(str(tmp_path / kind / split / kind / "X4"))
+    found = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.npy")]
+    assert sorted(found) == sorted(layout["flow_files"])
+
+    train = build(
+        dataroot_gt=f"{tmp_path}/train_sharp", dataroot_lq=f"{tmp_path}/train_blur_bicubic",
+        dataroot_lq_sharp=f"{tmp_path}/train_sharp_bicubic", dataroot_flow=f"{tmp_path}/train_flow_bicubic",
+    )  # fmt: skip
+    val = build("FMANetTestDataset", dataroot_gt=f"{tmp_path}/val_sharp", dataroot_lq=f"{tmp_path}/val_blur_bicubic")
+    assert train.clip_names == ["001", "240", "241"]
+    assert val.clip_names == ["000", "011", "015", "020"]
+    assert "flow" in train[0, 0]
+    assert not val[0]["lq"].is_floating_point()
