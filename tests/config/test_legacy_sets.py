@@ -39,3 +39,14 @@ def test_lists_of_reds_are_known_wherever_basicsr_has_them(folder: str) -> None:
     assert translated(f"{{type: Mine, meta_info_file: {folder}/meta_info_REDS_GT.txt}}") == {"type": "Mine"}
     other = {"type": "Mine", "meta_info_file": f"{folder}/mine.txt"}
     assert translated(f"{{type: Mine, meta_info_file: {folder}/mine.txt}}") == other
+
+
+@pytest.mark.parametrize("name", ["Humaneva", "HumanEva", "humaneva", "HumanevaDataset", "HumanEvaDataset"])
+def test_humaneva_is_spelled_in_any_capitals(name: str) -> None:
+    assert translated(f"{{type: {name}, W: 64}}") == {"type": "HumanEvaDataset", "W": 64}
+
+
+def test_charades_is_known_by_the_name_of_its_archive(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="vsr"):
+        assert translated("{type: Charades_v1_480}") == {"type": "CharadesDataset"}
+    assert "x.yml:1 datasets.train.type: Charades_v1_480 is CharadesDataset" in caplog.messages

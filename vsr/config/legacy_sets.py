@@ -33,12 +33,21 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "inverse_RGB": (False,),
     "naive_inverse_RGB": (False,),
 }
+# Names of the prediction sets themselves, in small letters.
+_PREDICTION = {
+    **dict.fromkeys(("humaneva", "humanevadataset"), "HumanEvaDataset"),
+    **dict.fromkeys(("charades", "charades_v1_480", "charadesdataset"), "CharadesDataset"),
+}
 _PAIRS = ("PairedImageDataset", "PairedStereoImageDataset", "SingleImageDataset")
 
 
 def translate_sets(root: Node) -> None:
     """Rewrite the data sets of an option file in place, each change with a line in the log."""
     for dataset in sets(root):
+        meant = _PREDICTION.get(str(dataset.get("type")).lower())
+        if meant and dataset["type"] != meant:
+            log.info("%s: %s is %s", dataset.where("type"), dataset["type"], meant)
+            dataset["type"] = meant
         for (kind, key), instead in _UNUSED.items():
             if dataset.get("type") == kind and key in dataset:
                 _, mark = dataset.take(key)
