@@ -143,7 +143,7 @@ def _all_sets(sets: Sequence[SetReport]) -> str:
     if not names:
         return ""
     head, body = _lines("set", lines, names, common_baseline(sets), sets[0].higher_is_better)
-    return f"<h2>All sets</h2>\n{_table(head, ''.join(body))}"
+    return f"<h2>All sets</h2>\n{_table(head, ''.join(body))}{_definitions(sets[0], names)}"
 
 
 def _set(part: SetReport) -> list[str]:
