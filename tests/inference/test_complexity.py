@@ -185,3 +185,16 @@ def test_what_cannot_be_counted_is_refused() -> None:
 def test_the_input_has_the_channels_that_the_network_takes(option: dict[str, Any], channels: int) -> None:
     assert input_channels(vsr.build_network(option)) == channels
     assert complexity(option).inputs[0][1] == channels
+
+
+def test_filters_whose_kernels_are_computed_are_counted_by_their_taps() -> None:
+    """By hand: 3 colours x pixels of the result x taps x 3 frames; stage 1 of FMA-Net needs the sharp frames, too."""
+    small = {"dim": 12, "ds_kernel_size": 6, "us_kernel_size": 3, "num_RDB": 1, "num_flow": 2, "num_FRMA": 1}
+    option = {"type": "FMANet", **small, "num_heads": 2, "scale": 2}
+    first, second = (complexity({**option, "stage": stage}, (8, 10)) for stage in (1, 2))
+    assert first.inputs == ((1, 3, 3, 8, 10), (1, 3, 3, 16, 20))
+    assert first.output == (1, 3, 8, 10)
+    assert first.macs_of["dynamic filter"] == 3 * 8 * 10 * 6**2 * 3
+    assert second.inputs == ((1, 3, 3, 8, 10),)
+    assert second.output == (1, 3, 16, 20)
+    assert second.macs_of["dynamic filter"] == 3 * 16 * 20 * 3**2 * 3

@@ -334,6 +334,11 @@ class FMANet(nn.Module):
             outputs |= {"output": restored, "lr_warp": warped, "F_sharp_R": sharp}
         return outputs
 
+    def input_shapes(self, size: tuple[int, int]) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of what ``forward`` needs for one sample of this height and width: in stage 1 y, too."""
+        x = (1, self.in_channels, self.num_seq, *size)
+        return (x, (*x[:3], *(self.scale * side for side in size))) if self.stage == 1 else (x,)
+
     def frames_first(self) -> "CenterFrame":
         """Return this network as inference calls networks of windows: (b, t, channels, h, w) -> the restored frame."""
         return CenterFrame(self)

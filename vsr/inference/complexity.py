@@ -28,9 +28,9 @@ class Complexity:
         output: Shape of the output.
         parameters: All of them, trained or not; without buffers.
         macs: Multiply-adds of what ``macs_of`` lists: convolutions (ordinary, transposed, deformable), linear layers,
-            and the matrix products of attention. Biases, norms, activations, interpolation and warping, which are
+            the matrix products of attention, and filters whose kernels are computed. Biases, norms, activations, interpolation and warping, which are
             little beside them, do not count.
-        macs_of: The parts of ``macs``: 'convolution', 'deformable', 'linear', 'attention'.
+        macs_of: The parts of ``macs``: 'convolution', 'deformable', 'linear', 'attention', 'dynamic filter'.
         activations: Elements of the outputs of convolutions and linear layers: what efficiency challenges count.
         frames: Frames of the output: 1, but for networks of whole clips.
         memory: Peak in bytes of what a real forward pass allocates, its output included, weights and input not; none
@@ -85,7 +85,8 @@ def complexity(
     with torch.no_grad(), _evaluating(built), _Counter() as counter:
         inputs = tuple(torch.empty(shape, device="meta") for shape in shapes)
         output = torch.func.functional_call(built, meta, inputs)
-    output = output if isinstance(output, Tensor) else output[0]
+    if not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
     return Complexity(
         inputs=shapes,
         output=tuple(output.shape),
@@ -121,6 +122,9 @@ def input_shapes(network: Any, size: Sequence[int], num_frame: int = CLIP) -> tu
         raise ValueError(f"size: expected a height and a width, got {' '.join(map(str, size)) or 'nothing'}.")
     if num_frame < 1:
         raise ValueError(f"num_frame: expected a number from 1 up, got {num_frame}.")
+    if hasattr(network, "input_shapes"):
+        said: tuple[tuple[int, ...], ...] = network.input_shapes(tuple(size))
+        return said
     kind, temporal = getattr(network, "kind", "restoration"), getattr(network, "temporal", "image")
     frames = {"image": (), "window": (getattr(network, "num_frame", num_frame),), "clip": (num_frame,)}[temporal]
     shape = (1, *frames, input_channels(network), *size)
@@ -192,6 +196,14 @@ def _sum_and_product(out: Tensor, added: Tensor, first: Tensor, *_: Any) -> int:
     return out.numel() * first.shape[-1]
 
 
+def _down_filter(out: tuple[Tensor, Tensor], stack: Tensor, logits: Tensor, *_: Any) -> int:
+    return out[0].numel() * logits.shape[1] * logits.shape[2]  # taps and frames
+
+
+def _up_filter(out: Tensor, padded: Tensor, kernels: Tensor, kernel_size: int, *_: Any) -> int:
+    return out.numel() * kernel_size**2 * kernels.shape[2]
+
+
 # Operator -> part of ``Complexity.macs_of``, and the multiply-adds of a call from its output and arguments. On the
 # meta device, scaled_dot_product_attention and einsum come down to these.
 _COUNTED: dict[str, tuple[str, Callable[..., int]]] = {
@@ -201,6 +213,8 @@ _COUNTED: dict[str, tuple[str, Callable[..., int]]] = {
     "aten::addmm": ("linear", _sum_and_product),
     "aten::bmm": ("attention", _product),
     "aten::baddbmm": ("attention", _sum_and_product),
+    "vsr::down_filter": ("dynamic filter", _down_filter),
+    "vsr::up_filter": ("dynamic filter", _up_filter),
 }
 
 
@@ -218,7 +232,7 @@ class _Counter(TorchDispatchMode):
         if name in _COUNTED:
             part, count = _COUNTED[name]
             self.macs[part] += count(out, *args)
-            if part != "attention":
+            if part not in ("attention", "dynamic filter"):
                 self.activations += out.numel()
         assert name in _COUNTED or func.namespace != "vsr", f"{name}: say above what this operator costs"
         return out

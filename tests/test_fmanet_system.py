@@ -1,0 +1,126 @@
+"""FMA-Net from REDS as it is downloaded to figures: prepare, flow, stage 1, stage 2, test; a call a step."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from kit import ROOT, history, validations
+
+from vsr.config import load_options
+from vsr.data import reds_files, reds_preparation
+from vsr.data.reds_preparation import RedsOptions, prepare_reds
+from vsr.engine.results import totals
+from vsr.engine.test import test as run_test
+from vsr.engine.train import train
+from vsr.utils.images import read_image, write_image
+from vsr.utils.resize import imresize
+
+pytestmark = pytest.mark.slow
+
+FRAMES, SIDE = 5, 64
+COUNTS = {"train": 21, "val": 2, "test": 0}
+LAYOUTS = {"nested": "{split}_{kind}/{split}/{split}_{kind}", "flat": "{split}_{kind}"}
+SMALL = [
+    "network_g.dim=12", "network_g.ds_kernel_size=6", "network_g.us_kernel_size=3", "network_g.num_RDB=1",
+    "network_g.growth_rate=4", "network_g.num_dense_layer=1", "network_g.num_flow=2", "network_g.num_FRMA=1",
+    "network_g.num_transformer_block=1", "network_g.num_heads=2",
+]  # fmt: skip
+SHORT = [
+    *SMALL, "datasets.train.num_worker_per_gpu=0", "datasets.train.batch_size_per_gpu=2", "datasets.train.gt_size=32",
+    "datasets.val.num_worker_per_gpu=0", "train.total_iter=4", "train.reference_batch=null", "val.val_freq=2",
+    "train.optim_g.lr=1e-3", "logger.print_freq=1", "logger.save_checkpoint_freq=2", "logger.use_tb_logger=false",
+]  # fmt: skip
+
+
+def write_reds(root: Path, layout: str) -> None:
+    """Lay out REDS in small: a texture that moves; blurred it is the mean of places in between."""
+    rng = np.random.default_rng(0)
+    for split, count in COUNTS.items():
+        for clip in range(count):
+            noise = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            texture = cv2.resize(noise, (2 * SIDE, 2 * SIDE), interpolation=cv2.INTER_CUBIC)
+            for frame in range(FRAMES):
+                views = [texture[8:, 4 * frame + i :][:SIDE, :SIDE] for i in range(5)]
+                sharp, blurred = views[2], np.mean(views, axis=0).round().astype(np.uint8)
+                for kind, picture in (
+                    ("sharp", sharp),
+                    ("sharp_bicubic", imresize(np.ascontiguousarray(sharp), 0.25)),
+                    ("blur_bicubic", imresize(blurred, 0.25)),
+                ):
+                    folder = root / layout.format(split=split, kind=kind) / ("X4" if "bicubic" in kind else "")
+                    (folder / f"{clip:03d}").mkdir(parents=True, exist_ok=True)
+                    write_image(folder / f"{clip:03d}" / f"{frame:08d}.png", np.ascontiguousarray(picture))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_reds_becomes_figures_of_reds4_in_five_steps(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO)
+    (tmp_path / "options").symlink_to(ROOT / "options")
+    monkeypatch.setattr(reds_files, "FRAMES", FRAMES)
+    monkeypatch.setattr(reds_preparation, "FRAMES", FRAMES)
+    for split, count in COUNTS.items():
+        monkeypatch.setitem(reds_files.COUNTS, split, count)
+    monkeypatch.setattr("vsr.data.fmanet.ALL_REDS", 21 + 2 - 4)
+    write_reds(tmp_path / "datasets" / "REDS", LAYOUTS[layout])
+
+    prepared = prepare_reds(RedsOptions(root="datasets/REDS"), workers=0).folder
+    numbers = range(21 + 2)  # val goes on where train ends
+    assert sorted(path.name for path in (prepared / "train_sharp").iterdir()) == [f"{n:03d}" for n in numbers]
+    sharp = prepared / "train_sharp_bicubic" / "X4"
+    command = [sys.executable, str(ROOT / "scripts" / "generate_flow.py"), str(sharp), "--workers", "0"]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    flows = prepared / "train_flow_bicubic" / "X4"
+    assert len(list(flows.rglob("*.npy"))) == len(numbers) * 3 * 2
+
+    first, second = (f"options/train/FMANet/stage{n}_reds_x4.yml" for n in (1, 2))
+    train(load_options(first, SHORT))
+    one = tmp_path / "experiments" / "FMANet_x4_REDS_stage1"
+    assert {"recon", "hr_warp", "flow", "D_TA", "total"} <= history(one)[4].keys()
+    assert validations(one).keys() == {(2, "REDS4-inner"), (4, "REDS4-inner")}
+    train(load_options(second, SHORT))
+    two = tmp_path / "experiments" / "FMANet_x4_REDS"
+    best = torch.load(one / "models" / "net_g_best.pth", weights_only=True)["params"]
+    last = torch.load(two / "models" / "net_g_4.pth", weights_only=True)["params"]
+    moved = [float((last[name] - value).abs().max()) for name, value in best.items()]
+    assert 0 < max(moved) <= 4.4e-3  # four steps of Adam from there
+    assert "datasets.train: FMANetDataset, 19 clips" in caplog.text
+    assert "are missing" not in caplog.text
+    assert "clips to train on" not in caplog.text  # all of REDS but REDS4 is there
+
+    tested = "options/test/FMANet/fmanet_x4_reds4.yml"
+    records = run_test(load_options(tested, [*SMALL, "datasets.test.num_worker_per_gpu=0"]))["test"]
+    assert [record.key for record in records] == [
+        f"{clip}/{frame:08d}" for clip in ("000", "011", "015", "020") for frame in (1, 2, 3)
+    ]
+    assert_protocol(records, prepared, tmp_path / "results" / "FMANet_x4_REDS")
+    whole = run_test(
+        load_options(tested, [*SMALL, "datasets.test.padding=reflection", "datasets.test.num_worker_per_gpu=0",
+                              "val.tile=12", "val.tile_overlap=8"])
+    )["test"]  # fmt: skip
+    assert len(whole) == 4 * FRAMES
+
+
+def assert_protocol(records: list, prepared: Path, results: Path) -> None:
+    """The figures are those of the saved pictures, computed by hand."""
+    for number, record in enumerate(records):
+        clip, frame = record.key.split("/")
+        saved = read_image(results / "visualization" / "REDS4-inner" / f"{record.key}.png").astype(np.float64)
+        target = read_image(prepared / "train_sharp" / clip / f"{frame}.png").astype(np.float64)
+        error = (saved - target)[4:-4, 4:-4]
+        assert record.metrics["psnr"] == pytest.approx(20 * np.log10(255 / np.sqrt(np.square(error).mean())))
+        luma = error @ np.array([65.481, 128.553, 24.966]) / 255
+        assert record.metrics["psnr_y"] == pytest.approx(20 * np.log10(255 / np.sqrt(np.square(luma).mean())))
+        assert -1 < record.metrics["ssim"] < 1
+        assert ("tof" in record.metrics) == (number % 3 > 0)
+    summed = totals(records, ["psnr", "tof"])
+    assert summed["psnr"] == pytest.approx(np.mean([record.metrics["psnr"] for record in records]))
+    assert summed["tof"] == pytest.approx(np.mean([r.metrics["tof"] for r in records if "tof" in r.metrics]))
+    assert records[0].pooled
