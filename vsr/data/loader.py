@@ -33,7 +33,10 @@ def build_dataset(options: DatasetOptions, *, scale: int, seed: int, key: str) -
     try:
         stages = [stage.as_option() for stage in options.degradations]
         if stages and "degradations" not in inspect.signature(DATASETS.get(options.dataset.type)).parameters:
-            raise ValueError(f"degradations: expected none, got {len(stages)}: {options.dataset.type} makes no LQ.")
+            raise ValueError(
+                f"degradations: expected none, got {len(stages)}: {options.dataset.type} makes no LQ. "
+                "Leave them out; train.batch_augment has Degrade, for batches of any training set."
+            )
         dataset = DATASETS.build(options.dataset.as_option(), scale=scale, seed=seed, degradations=stages)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"datasets.{key}: {error}") from error

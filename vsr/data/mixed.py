@@ -117,7 +117,10 @@ def _built(part: Mapping[str, Any], *, scale: int, seed: int) -> Any:
     stages = list(part.get("degradations") or ())
     dataset = DATASETS.build(option, scale=scale, seed=seed, degradations=stages)
     if stages and "degradations" not in inspect.signature(type(dataset)).parameters:
-        raise ValueError(f"degradations: expected none, got {len(stages)}: {option['type']} makes no LQ.")
+        raise ValueError(
+            f"degradations: expected none, got {len(stages)}: {option['type']} makes no LQ. "
+            "Leave them out; train.batch_augment has Degrade, for batches of any training set."
+        )
     if not getattr(dataset, "is_train", False):
         raise ValueError("expected a training set (random samples), got a test set. Choose the type for its purpose.")
     return dataset
