@@ -18,6 +18,7 @@ slices, nothing is unfolded; the whole space is searched for ``chunk`` pixels at
 their weights again.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -253,9 +254,10 @@ def _parts(length: int, chunk: int) -> list[slice]:
 # ---- all
 
 
-def _no_autocast(x: Tensor) -> torch.autocast:
+def _no_autocast(x: Tensor) -> contextlib.AbstractContextManager[None]:
     """Products stay in the type of their factors."""
-    return torch.autocast(x.device.type, enabled=False)
+    # the meta device, on which costs are counted, has no autocast
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _scaled(q: Tensor, scale: float | Tensor | None) -> Tensor:
