@@ -194,7 +194,7 @@ def test_filters_whose_kernels_are_computed_are_counted_by_their_taps() -> None:
     first, second = (complexity({**option, "stage": stage}, (8, 10)) for stage in (1, 2))
     assert first.inputs == ((1, 3, 3, 8, 10), (1, 3, 3, 16, 20))
     assert first.output == (1, 3, 8, 10)
-    assert first.macs_of["dynamic filter"] == 3 * 8 * 10 * 6**2 * 3
+    assert first.macs_of["dynamic filter"] == 4 * 8 * 10 * 6**2 * 3  # colours, and their mask
     assert second.inputs == ((1, 3, 3, 8, 10),)
     assert second.output == (1, 3, 16, 20)
     assert second.macs_of["dynamic filter"] == 3 * 16 * 20 * 3**2 * 3

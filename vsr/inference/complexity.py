@@ -28,8 +28,8 @@ class Complexity:
         output: Shape of the output.
         parameters: All of them, trained or not; without buffers.
         macs: Multiply-adds of what ``macs_of`` lists: convolutions (ordinary, transposed, deformable), linear layers,
-            the matrix products of attention, and filters whose kernels are computed. Biases, norms, activations, interpolation and warping, which are
-            little beside them, do not count.
+            the matrix products of attention, and filters whose kernels are computed. Biases, norms, activations,
+            interpolation and warping, which are little beside them, do not count.
         macs_of: The parts of ``macs``: 'convolution', 'deformable', 'linear', 'attention', 'dynamic filter'.
         activations: Elements of the outputs of convolutions and linear layers: what efficiency challenges count.
         frames: Frames of the output: 1, but for networks of whole clips.
