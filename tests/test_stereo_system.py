@@ -25,11 +25,7 @@ from vsr.utils.images import read_image, write_image
 
 pytestmark = pytest.mark.slow
 
-TRAIN = {
-    "0001": (151, 411),
-    "0002": (173, 433),
-    "0003": (164, 399),
-}  # odd sizes; the third is too narrow at x4 for more
+TRAIN = {"0001": (151, 411), "0002": (173, 433), "0003": (164, 399)}  # of the second, x2, the last patch just fits
 SETS = ["KITTI2012", "KITTI2015", "Middlebury", "Flickr1024"]  # in the order of options/test/NAFSSR
 SMALL = [
     "network_g.width=8", "network_g.num_blks=2", "datasets.train.batch_size_per_gpu=2",
