@@ -57,15 +57,19 @@ def test_the_names_of_basicsrs_earlier_versions_mean_the_same(name: str, tmp_pat
     ("name", "place", "value"),
     [
         ("EDVR_L", "train.ema_decay", 0.999),  # stands among the network's arguments there
-        ("EDVR_L", "train.freeze", {"parts": [], "except": ["fusion"], "until": 50000}),
+        ("EDVR_L", "train.freeze", {"parts": [], "except": ["fusion"], "until": 50000, "pretrained": False}),
         ("EDVR_L", "train.lr_mul", {"dcn": 1.0}),
         ("EDVR_L", "train.reference_batch", 32),  # 8 GPUs, 4 samples each
         ("EDVR_L", "train.losses.pixel.reduction", "sum"),
         ("EDVR_L", "train.scheduler.restart_weights", [1.0, 0.5]),
         ("EDVR_L", "datasets.val.clips", ["000", "011", "015", "020"]),
         ("EDVR_M_woTSA", "train.freeze", None),
-        ("BasicVSR_REDS", "train.freeze", {"parts": ["spynet"], "except": [], "until": 5000}),
-        ("IconVSR_Vimeo", "train.freeze", {"parts": ["spynet", "edvr"], "except": [], "until": 5000}),
+        ("BasicVSR_REDS", "train.freeze", {"parts": ["spynet"], "except": [], "until": 5000, "pretrained": False}),
+        (
+            "IconVSR_Vimeo",
+            "train.freeze",
+            {"parts": ["spynet", "edvr"], "except": [], "until": 5000, "pretrained": False},
+        ),
         ("BasicVSRPP_REDS", "train.lr_mul", {"spynet": 0.25}),
         ("BasicVSRPP_REDS", "datasets.train.meta_info_file", None),
         ("BasicVSR_GAN", "train.lr_mul", {}),  # lr_flow counts beside fix_flow alone
