@@ -268,7 +268,8 @@ class MemoryPrediction(nn.Module):
         levels = len(channels) - 1
         self.num_in_ch, self.num_out_ch, self.num_frame = channels[0], num_out_ch, input_size
         self.used = memory_size if hops else 1  # of the frames: the last ones
-        self.size, self.noskip = (H, W), tuple(noskip)
+        self.fixed_size = H, W  # 0: any
+        self.noskip = tuple(noskip)
         self.size_multiple = self.min_size = 2**levels
         self._check_size(embedding)
         unet = encoder == "unet_conv"
@@ -324,9 +325,9 @@ class MemoryPrediction(nn.Module):
         return (out, weights) if with_weights else out
 
     def _check_size(self, embedding: str) -> None:
-        if embedding == "FC" and not all(self.size):
+        if embedding == "FC" and not all(self.fixed_size):
             raise ValueError("H, W: expected the size of all frames for embedding FC, got none. Add H and W.")
-        for name, side in zip("HW", self.size, strict=True):
+        for name, side in zip("HW", self.fixed_size, strict=True):
             if side % self.size_multiple:
                 raise ValueError(f"{name}: expected a multiple of {self.size_multiple} (2 for each level), got {side}.")
 
@@ -337,8 +338,9 @@ class MemoryPrediction(nn.Module):
         height, width = x.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple or not (height and width):
             raise ValueError(f"x: expected sides that are multiples of {self.size_multiple}, got {height}x{width}.")
-        if any(self.size) and any(side and side != own for side, own in zip(self.size, (height, width), strict=True)):
-            raise ValueError(f"x: expected frames of H x W, {self.size[0]}x{self.size[1]}, got {height}x{width}.")
+        told = self.fixed_size
+        if any(side and side != own for side, own in zip(told, (height, width), strict=True)):
+            raise ValueError(f"x: expected frames of H x W, {told[0]}x{told[1]}, got {height}x{width}.")
 
 
 def _name(level: int, levels: int) -> str:

@@ -110,6 +110,8 @@ def usual_size(network: Any) -> tuple[int, int]:
     """
     if hasattr(network, "input_size"):  # the only one that it takes
         return network.input_size, network.input_size
+    if all(fixed := getattr(network, "fixed_size", (0, 0))):  # as it was told
+        return int(fixed[0]), int(fixed[1])
     side = 256 if getattr(network, "scale", 0) == 1 else 64
     multiple: int = getattr(network, "size_multiple", 1)
     side = math.ceil(max(side, getattr(network, "min_size", 1)) / multiple) * multiple

@@ -99,7 +99,7 @@ class PredictionModel(RestorationModel):
             raise ValueError(
                 f"{where}.W and H: expected multiples of {multiple} for {name}, got {shape[-1]} and {shape[-2]}."
             )
-        size = getattr(self.network_g, "size", (0, 0))
+        size = getattr(self.network_g, "fixed_size", (0, 0))
         if all(size) and shape[-2:] != size:
             raise ValueError(
                 f"{where}.W and H: expected {size[1]} and {size[0]}, which {name} was told, got {shape[-1]} and "
