@@ -151,6 +151,15 @@ def edvr(a: Arguments) -> int:
     return start + body + fusion + residual(c, a["num_reconstruct_block"]) + upsampling(c)
 
 
+def memory_edvr(a: Arguments) -> int:
+    """EDVR, without its alignment and the levels that only this looks at where there is none, and the memory."""
+    c, memory = a["num_feat"], a["memory"]
+    d = memory["mem_dim"] or c
+    alone = edvr(a) if a["with_pcd"] else edvr(a) - alignment(c, a["deformable_groups"]) - 4 * conv(c, c)
+    joined = d if memory["fusion"] == "add" else c + d
+    return alone + 3 * conv(c, d, 1) + conv(joined, c, 1) + int(memory["norm"])
+
+
 def spynet() -> int:
     return 6 * (conv(8, 32, 7) + conv(32, 64, 7) + conv(64, 32, 7) + conv(32, 16, 7) + conv(16, 2, 7))
 
@@ -249,6 +258,20 @@ COUNTS: dict[str, Callable[[Arguments], int]] = {
     "IconVSR": iconvsr,
     "MSRResNet": msrresnet,
     "MemoryPrediction": memory_prediction,
+    **dict.fromkeys(
+        (
+            "MemoryEDVR",
+            "EDVR_PixSim",
+            "EDVR_PixWise",
+            "EDVR_PixSentence",
+            "EDVR_Concat256",
+            "EDVR_Concat128Norm",
+            "EDVR_Crop3",
+            "EDVR_Crop5",
+            "EDVR_NoPCD",
+        ),
+        memory_edvr,
+    ),
     "NAFNet": nafnet,
     "NAFNetLocal": nafnet,
     "NAFNetSR": nafnetsr,

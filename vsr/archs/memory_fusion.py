@@ -26,7 +26,8 @@ class Memory(nn.Module):
     """Adds to features (b, c, h, w) what is read, for a query, out of the features (b, m, c, h, w) of all slots.
 
     Query, keys and values are 1x1 convolutions, of all slots alike. What was read goes into ``out``, a 1x1 convolution
-    that begins without any part of it: a network with a fresh memory does what it does without one.
+    that begins without any part of it: a network with a fresh memory does what it does without one. The embeddings of
+    query and keys begin alike, as memory networks tie them for good (Sukhbaatar et al., 2.2).
 
     Args:
         channels: c.
@@ -69,6 +70,8 @@ class Memory(nn.Module):
             raise ValueError("exclude_center: expected false, as the memory has no other frame, got true.")
         self.read, self.hops, self.fusion = read, hops, fusion
         self.embed_q, self.embed_k, self.embed_v = (nn.Conv2d(channels, mem_dim, 1) for _ in range(3))
+        # Alike at first: projections drawn apart would begin with weights that have nothing to do with likeness.
+        self.embed_k.load_state_dict(self.embed_q.state_dict())
         if norm:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(10.0)))
         if temporal_encoding:
