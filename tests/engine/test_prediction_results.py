@@ -12,6 +12,7 @@ from prediction_sets import write_humaneva
 
 from vsr.config import load_options
 from vsr.engine.prediction_results import flow_picture, results_folder, weight_pictures
+from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS
@@ -70,7 +71,11 @@ def test_what_makes_another_experiment_makes_another_folder(option: Path) -> Non
 
 
 def test_a_run_leaves_the_tree_with_its_best_and_its_newest_state(option: Path, tmp_path: Path) -> None:
-    train(load_options(option, ["prediction.legacy_names=true", "network_g.hops=2", "network_g.read=pixwise"]))
+    train(
+        load_options(
+            option, ["prediction.legacy_names=true", "network_g.hops=2", "network_g.read=pixwise", "val.val_at=[0]"]
+        )
+    )
     run_root = tmp_path / "experiments" / "predicted"
     folder = run_root / (
         "Results/nextframe_fi3_Humaneva/Static_Conv_multi_sep1by1_m4_e8_hop2/unet_conv[3,4,6][True, False]/"
@@ -192,6 +197,9 @@ def test_baselines_stand_beside_every_loss_and_are_to_be_beaten(
     train(load_options(option, ["name=good"]))
     told = [r for r in caplog.records if "baselines: copy-last" in r.getMessage()]
     assert [r.levelname for r in told] == ["INFO"] * 2
+    caplog.clear()
+    run_test(load_options(option, ["name=good"]))
+    assert [r.levelname for r in caplog.records if "baselines: copy-last" in r.getMessage()] == ["INFO"]
     assert "loss 0.00100, baselines: copy-last 0." in told[0].getMessage()
 
 

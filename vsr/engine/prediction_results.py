@@ -109,6 +109,14 @@ def against_baselines(
     return {f"{metric} of {who}": value for who, found in beside.items() for metric, value in found.items()}
 
 
+def compare_predictions(
+    test_set: EvaluationSet, model: PredictionModel, records: Sequence[Record], copied: Sequence[Record] | None
+) -> None:
+    """Tell how a test stands beside the two baselines; every process calls it."""
+    mean = test_set.mean_of_memory(model)
+    against_baselines(test_set.name, totals(records, list(model.metrics)), copied, mean)
+
+
 class PredictionResults:
     """Writes the tree; for rank 0 alone.
 

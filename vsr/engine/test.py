@@ -15,10 +15,12 @@ from vsr.config.reader import Node, read_file
 from vsr.data.fingerprint import fingerprint
 from vsr.engine.checkpoint import BEST_WEIGHTS
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_file, frame_writer, higher_is_better
+from vsr.engine.prediction_results import compare_predictions
 from vsr.engine.report import Example, SetReport, common_baseline, pick_examples, write_report
 from vsr.engine.results import format_sets, format_table, set_row, write_csv, write_sets_csv
 from vsr.engine.run_folder import archive, write_options
 from vsr.engine.stages import trained_weights
+from vsr.models.prediction import PredictionModel
 from vsr.models.published import TABLE
 from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS
@@ -74,6 +76,8 @@ def test(options: Options) -> dict[str, list[Record]]:
         baseline = test_set.baseline(model)
         totals.append(set_row(test_set.name, records, baseline))
         log.info("\n%s", format_table(test_set.name, records, definitions(model), baseline, test_set.beside))
+        if isinstance(model, PredictionModel):
+            compare_predictions(test_set, model, records, baseline)
         if dist.is_main():
             data[test_set.name] = fingerprint(test_set.dataset)
             log.info("data of %s: %s", test_set.name, data[test_set.name])
