@@ -31,6 +31,7 @@ COUNTS = {  # images that each set of this tree is measured on, by the names tha
     "Flickr1024": 2,
     "Flickr1024-test": 2,
     "BunnyVal": 22,
+    "BunnyVal-inner": 20,
     "BunnyBegins": 25,
     "HumanEva-val": 4,
     "HumanEva-test": 10,
@@ -54,7 +55,7 @@ def make_tree(root: Path) -> None:
     _super_resolution(root)
     _stereo(root / "StereoSR")
     _motorcycle(root / "motorcycle")
-    _video(root / "demo" / "bigbuckbunny.mp4", frames=132, size=(144, 192))
+    _video(root / "demo" / "bigbuckbunny.mp4", frames=132, size=(192, 256))
     _predictions(root)
 
 

@@ -43,7 +43,8 @@ def convert(path: str | Path) -> Converted:
     options, root = read_options(path)
     text = ""
     for short in (True, False):  # keys that are null are left out, unless that means something else
-        comments = _Comments(Path(path).read_text(encoding="utf-8-sig"))
+        # the comments of an INI file are not at keys of here
+        comments = _Comments("" if Path(path).suffix == ".cfg" else Path(path).read_text(encoding="utf-8-sig"))
         text = "\n".join(_Writer(comments, skip_null=short).file(root)) + "\n"
         if _load(text) == options:
             return Converted(text, comments.left())

@@ -7,6 +7,7 @@ from typing import Any
 from vsr.config.check import Checker
 from vsr.config.fmanet import expand_protocol
 from vsr.config.legacy import refuse_absent, translate
+from vsr.config.legacy_fmanet import read_cfg
 from vsr.config.reader import Node, OptionError, read_file, read_override, show
 from vsr.config.rules import check_rules
 from vsr.config.schema import Options
@@ -16,7 +17,8 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     """Read, translate and check an option file; nothing but option files and code is touched.
 
     Args:
-        path: A YAML file in the vocabulary of vsr, BasicSR, NAFNet, or EDVR's and mmsr's code of 2019.
+        path: A YAML file in the vocabulary of vsr, BasicSR, NAFNet, or EDVR's and mmsr's code of 2019; or FMA-Net's
+            experiment.cfg.
         overrides: 'key.path=value' (or 'key:path=value') each, read by the rules of the file and put
             over it in turn; null takes a loss, a metric or a data set out.
 
@@ -30,7 +32,7 @@ def load_options(path: str | Path, overrides: Sequence[str] = ()) -> Options:
 def read_options(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Options, Node]:
     """As ``load_options``, and what the file and the overrides say, in vsr's vocabulary."""
     problems: list[str] = []
-    root = read_file(path)
+    root = read_cfg(path) if Path(path).suffix == ".cfg" else read_file(path)
     translate(root, problems)
     for text in [overrides] if isinstance(overrides, str) else overrides:
         try:
