@@ -188,9 +188,16 @@ class NetR(_Net):
             The restored centre frame (b, in_channels, s*h, s*w); the frames moved onto it and masked, and sharp small
             frames, both (b, in_channels, t, h, w).
         """
+        return self.restored(x, *self.taken(x, features, flows, kernels))
+
+    def taken(self, x: Tensor, features: Tensor, flows: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what ``restored`` needs of Net^D's results, which are far larger: 5 KB a pixel."""
         kernels = self.d_conv(kernels.transpose(1, 2)).flatten(0, 1)
-        flows = self.f_conv1(to_frames(flows))
-        features, fused, flows = self.refine(to_frames(torch.cat((x, features), 1)), flows, kernels)
+        return to_frames(torch.cat((x, features), 1)), self.f_conv1(to_frames(flows)), kernels
+
+    def restored(self, x: Tensor, frames: Tensor, flows: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do the rest of ``forward``."""
+        features, fused, flows = self.refine(frames, flows, kernels)
         warped = self._onto_center(x, flows)
         restored = self._filtered(warped, fused) + self._detail(fused)
         return restored, warped, to_clip(self.a_conv(features), self.num_seq)
@@ -330,7 +337,9 @@ class FMANet(nn.Module):
             recon = down_filter(warped, kernels, occlusion, kernel_size=self.ds_kernel_size, stride=self.scale)
             outputs |= {"recon": recon, "hr_warp": warped, "image_flow": image_flow[:, :2], "F_sharp_D": sharp}
         if self.stage == 2:
-            restored, warped, sharp = self.restoration_network(x, features, flows, kernels)
+            taken = self.restoration_network.taken(x, features, flows, kernels)
+            del features, flows, kernels  # the kernels alone are a third of what a large frame takes otherwise
+            restored, warped, sharp = self.restoration_network.restored(x, *taken)
             outputs |= {"output": restored, "lr_warp": warped, "F_sharp_R": sharp}
         return outputs
 
