@@ -43,7 +43,7 @@ def test_the_dump_is_complete_and_in_the_order_of_the_schema(case: "Case") -> No
     text = dump_options(case.load())
     assert list(yaml.safe_load(text)) == [
         *("name", "model_type", "scale", "manual_seed", "imports", "datasets", "network_g", "network_d", "path"),
-        *("train", "val", "logger", "dist"),
+        *("train", "val", "logger", "prediction", "dist"),
     ]
     assert "\n    betas: [0.9, 0.999]\n" in text
     assert "\n  print_freq: 100\n" in text
