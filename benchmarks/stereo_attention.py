@@ -27,7 +27,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from networks import difference, fastest, resident
+from networks import difference, resident
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -101,15 +101,22 @@ def pair(height: int, width: int) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def compare(height: int, width: int, rounds: int, threads: int) -> None:
     left, right = pair(height, width)
-    works = {name: (lambda form=form: form(left, right)) for name, form in forms(height).items()}
-    times = fastest(works, rounds, time.process_time if threads == 1 else time.perf_counter)
-    expected = list(works["all weights"]())
-    base = memory(height, width, "all weights", threads)
-    for name, work in works.items():
-        off, grown = difference(expected, list(work())), memory(height, width, name, threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    found, off = forms(height), {}
+    times, expected = dict.fromkeys(found, float("inf")), None
+    for _ in range(rounds):
+        for name, form in found.items():
+            began = clock()
+            result = form(left, right)
+            times[name] = min(times[name], clock() - began)
+            expected = expected or list(result)
+            off[name] = difference(expected, list(result))
+    grown = {name: memory(height, width, name, threads) for name in found}
+    plain = next(iter(found))
+    for name in found:
         cells = (
-            f"{height}x{width}", name, f"{1e3 * times[name]:.0f}", f"{times['all weights'] / times[name]:.2f}",
-            f"{grown:.0f}", f"{grown / base:.2f}", f"{off:.0e}",
+            f"{height}x{width}", name, f"{1e3 * times[name]:.0f}", f"{times[plain] / times[name]:.2f}",
+            f"{grown[name]:.0f}", f"{grown[name] / grown[plain]:.2f}", f"{off[name]:.0e}",
         )  # fmt: skip
         print(f"| {' | '.join(cells)} |", flush=True)
 
