@@ -106,7 +106,6 @@ class FMANetDataset(TrainClips):
                     exclude_clips=exclude_clips, frames=frames, io_backend=io_backend, exact=True,
                     allow_gaps=allow_gaps,
                 )  # fmt: skip
-                self._check_sharp(self.sharp)
             if cache_data:
                 self.sharp.preload(with_gt=False)
         self._sharp = {clip.name: clip for clip in self.sharp.clips} if self.sharp else {}
@@ -123,13 +122,6 @@ class FMANetDataset(TrainClips):
 
     def _clip_set(self, **arguments: Any) -> ClipSet:
         return ClipSet(**arguments, **self._kept)
-
-    def _check_sharp(self, sharp: ClipSet) -> None:
-        for blurred, clear in zip(self.clips.clips, sharp.clips, strict=True):  # both have the clips of GT
-            if clear.size != blurred.size:
-                raise ValueError(
-                    f"clip '{clear.name}': expected frames of {blurred.size}, as the blurred ones, got {clear.size}."
-                )
 
     def _flips(self, rng: np.random.Generator) -> Flips:
         drawn = draw_flips(rng, use_hflip=self.use_hflip, use_rot=self.use_vflip)
