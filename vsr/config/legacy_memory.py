@@ -4,13 +4,10 @@ freeze: everything but the memory stays as path.pretrain_network_g has it. scrat
 start from need not fit. In both, what a checkpoint lacks begins afresh, and is told: path.strict_load_g: false.
 """
 
-import logging
 from typing import Any
 
 from vsr.config.legacy_moves import mapping, put
 from vsr.config.reader import Node, show
-
-log = logging.getLogger(__name__)
 
 
 def translate_mode(root: Node, problems: list[str], *, over: Node | None) -> None:
