@@ -99,7 +99,7 @@ class _Net(nn.Module):
     def refine(self, frames: Tensor, flows: Tensor | None, kernels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the features (b*t, c, h, w), fused features (b, c, h, w) and f of frames (b*t, in_channels, h, w)."""
         features: Tensor = self.feature_extractor(frames)
-        center = features[self.num_seq // 2 :: self.num_seq]
+        center = features.unflatten(0, (-1, self.num_seq))[:, self.num_seq // 2]
         fused = None
         for block in self.FRMA_blocks:
             features, fused, flows = block(features, center, fused, flows, kernels)

@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 import vsr.ops  # noqa: F401  (registers the operators that programs call)
 from vsr.inference.complexity import input_channels
+from vsr.inference.tiles import frames_first
 from vsr.utils.files import atomic_write
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def export_program(
         ValueError: the network cannot be traced so, or the arguments do not fit it; it says why.
         RuntimeError: the program computes something else than the network.
     """
+    network = frames_first(network)
     with _frozen(network):
         program, form = _trace(network, size, batch, num_frame, channels, dynamic)
         try:
@@ -131,6 +133,7 @@ def export_onnx(
     translations = onnx_translations()
     if opset < LEAST_OPSET:
         raise ValueError(f"opset: expected {LEAST_OPSET} or more, got {opset}.")
+    network = frames_first(network)
     with _frozen(network):
         program, form = _trace(network, size, batch, num_frame, channels, dynamic)
         used = {node.target for node in program.graph.nodes}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +14,12 @@ Network = Callable[[Tensor], Tensor]
 TRIM = 3 / 8
 
 
-def frames_first(network: Network) -> Network:
+N = TypeVar("N", bound=Network)
+
+
+def frames_first(network: N) -> N:
     """Return the network as inference calls it, with (b, [t,] c, h, w); one of another layout has ``frames_first``."""
-    converted: Network = getattr(network, "frames_first", lambda: network)()
+    converted: N = getattr(network, "frames_first", lambda: network)()
     return converted
 
 

@@ -92,7 +92,9 @@ def up_filter(frames: Tensor, kernels: Tensor, *, kernel_size: int, scale: int, 
             f"got {tuple(kernels.shape)}."
         )
     padded = _padded(frames, kernel_size // 2)[:, :, :, first : last + kernel_size - 1]
-    out = up_filter_op(padded, kernels, kernel_size, scale)
+    # who reads an exported graph has PyTorch's operators, or ONNX's, and none of vsr's
+    filtered = _up_filtered if torch.compiler.is_exporting() else up_filter_op
+    out = filtered(padded, kernels, kernel_size, scale)
     return F.pixel_shuffle(out.flatten(1, 2), scale).to(frames.dtype)
 
 
@@ -131,9 +133,9 @@ def multi_flow_warp(features: Tensor, flows: Tensor) -> Tensor:
         (n, c, h, w).
     """
     groups = flows.shape[1] // 3
+    assert features.shape[1] % groups == 0, "as many channels in each group"
     pairs = flows.reshape(-1, 3, *flows.shape[2:])
-    grouped = features.reshape(len(pairs), -1, *features.shape[2:])
-    assert grouped.shape[1] * groups == features.shape[1], "as many channels in each group"
+    grouped = features.reshape(-1, features.shape[1] // groups, *features.shape[2:])
     return (flow_warp(grouped, pairs[:, :2]) * pairs[:, 2:].sigmoid()).reshape(features.shape)
 
 
@@ -240,21 +242,27 @@ def down_filter_backward_op(
 )
 def up_filter_op(padded: Tensor, kernels: Tensor, kernel_size: int, scale: int) -> Tensor:
     """Filter a padded clip (b, c, t, h + k - 1, w + k - 1) to the pixels of each cell, (b, c, s*s, h, w)."""
-    (b, c), (t, h, w) = padded.shape[:2], kernels.shape[2:]
-    dtype, taps = _precise(padded, kernels), kernel_size**2
-    padded, kernels_of = padded.to(dtype), kernels.unflatten(1, (scale**2, taps))
-    out = torch.empty((b, c, scale**2, h, w), dtype=dtype, device=padded.device)
+    (b, c), (h, w) = padded.shape[:2], kernels.shape[3:]
+    out = torch.empty((b, c, scale**2, h, w), dtype=_precise(padded, kernels), device=padded.device)
     for rows in _tiles(kernels):
-        tile = kernels_of[:, :, :, :, rows].to(dtype)
-        shift = 1 / (taps * t) - tile.mean((2, 3))  # (b, s*s, rows, w): added to each tap, it makes the sum one
-        summed = out.new_zeros(b, c, scale**2, *shift.shape[2:])
-        box = out.new_zeros(b, c, 1, *shift.shape[2:])
-        for frame, tap in _frames_and_taps(t, taps):
-            read = padded[_window(frame, tap, kernel_size, rows, w)].unsqueeze(2)
-            summed.addcmul_(read, tile[:, None, :, tap, frame])
-            box += read
-        out[:, :, :, rows] = summed.addcmul_(box, shift[:, None])
+        seen = padded[:, :, :, rows.start : rows.stop + kernel_size - 1]
+        out[:, :, :, rows] = _up_filtered(seen, kernels[..., rows, :], kernel_size, scale)
     return out
+
+
+def _up_filtered(padded: Tensor, kernels: Tensor, kernel_size: int, scale: int) -> Tensor:
+    """``up_filter_op`` of a tile."""
+    t, h, w = kernels.shape[2:]
+    dtype, taps = _precise(padded, kernels), kernel_size**2
+    padded, kernels = padded.to(dtype), kernels.to(dtype).unflatten(1, (scale**2, taps))
+    shift = 1 / (taps * t) - kernels.mean((2, 3))  # (b, s*s, h, w): added to each tap, it makes the sum one
+    box = padded.new_zeros(*padded.shape[:2], 1, h, w)
+    summed = box.expand(-1, -1, scale**2, -1, -1).clone()
+    for frame, tap in _frames_and_taps(t, taps):
+        read = padded[_window(frame, tap, kernel_size, slice(0, h), w)].unsqueeze(2)
+        summed.addcmul_(read, kernels[:, None, :, tap, frame])
+        box += read
+    return summed.addcmul_(box, shift[:, None])
 
 
 @torch.library.custom_op(
