@@ -210,6 +210,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_candidates(re
         (lambda q, k, v: read_neighbourhood(q, k, v, crop=4), r"crop: expected 0 or an odd .* got 4\. Use 3 or 5"),
         (lambda q, k, v: read_neighbourhood(q, k, v, crop=-1), r"crop: expected 0 or an odd .* got -1"),
         (lambda q, k, v: read_neighbourhood(q, k[..., :-1], v), "expected images of one size"),
+        (lambda q, k, v: read_similarity(q, k[..., :1], v), r"q, k: expected images of one size, got \(5, 6\) and"),
         (lambda q, k, v: read_everywhere(q, k[..., :-1], v), "expected keys and values of one size, got"),
         (lambda q, k, v: read_everywhere(q[..., :-1], k, v, per_sentence=True), "and the query, too, got"),
         (lambda q, k, v: read_everywhere(q, k, v, chunk=-1), "chunk, key_stride: expected numbers from 0"),

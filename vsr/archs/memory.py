@@ -37,13 +37,14 @@ def read_similarity(
     the images are. The sizes of q and k may differ from those of v, as long as they are alike.
     """
     _check_read(q, k, v, mask)
+    if q.shape[2:] != k.shape[3:]:
+        raise ValueError(f"q, k: expected images of one size, got {tuple(q.shape[2:])} and {tuple(k.shape[3:])}.")
     q = _scaled(q, scale)
-    with _no_autocast(q):
-        logits = torch.stack([(q * slot).sum((1, 2, 3)) for slot in k.unbind(1)], 1) / q.shape[2:].numel()
-        weights = _masked(logits, mask).softmax(1)
-        out = torch.zeros((), dtype=weights.dtype, device=v.device)
-        for i, slot in enumerate(v.unbind(1)):
-            out = out + weights[:, i, None, None, None] * slot
+    logits = torch.stack([(q * slot).sum((1, 2, 3)) for slot in k.unbind(1)], 1) / q.shape[2:].numel()
+    weights = _masked(logits, mask).softmax(1)
+    out = torch.zeros((), dtype=weights.dtype, device=v.device)
+    for i, slot in enumerate(v.unbind(1)):
+        out = out + weights[:, i, None, None, None] * slot
     return out.to(v.dtype), weights
 
 
