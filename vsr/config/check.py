@@ -25,8 +25,13 @@ _CONTEXT = {
     "OPTIMIZERS": frozenset({"params"}),
     "SCHEDULERS": frozenset({"base_lr"}),
 }
-NEVER_IN_FILE = frozenset({"params", "base_lr", "channels", "slots", "center"})
+_NEVER_IN_FILE = frozenset({"params", "base_lr", "channels", "slots", "center"})
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def never_in_file(table: str) -> frozenset[str]:
+    """The arguments of a table's components that only the caller of Registry.build gives."""
+    return _NEVER_IN_FILE & _CONTEXT.get(table, frozenset())
 
 
 class _Invalid:
@@ -168,7 +173,7 @@ class Checker:
         known = {
             key: parameter
             for key, parameter in inspect.signature(entry).parameters.items()
-            if parameter.kind not in _VARIADIC and not (key in NEVER_IN_FILE and key in context)
+            if parameter.kind not in _VARIADIC and key not in never_in_file(table_name)
         }
         args: dict[str, Any] = {}
         for key, parameter in known.items():

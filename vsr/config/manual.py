@@ -16,7 +16,7 @@ from typing import Any
 import vsr.registry
 from vsr.config import schema
 from vsr.config.annotations import describe, hints_of, section_of, table_of
-from vsr.config.check import NEVER_IN_FILE
+from vsr.config.check import never_in_file
 from vsr.config.reader import one, show
 from vsr.registry import Registry
 
@@ -130,10 +130,11 @@ def _arguments(registry: Registry, name: str) -> list[tuple[str, Any, Any]]:
     """Return (name, annotation, default) of each argument of a component that a file may give."""
     entry = registry.get(name)
     hints = hints_of(entry)
+    hidden = never_in_file(next(table for table in _TABLES if getattr(vsr.registry, table) is registry))
     return [
         (key, hints.get(key, Any), parameter.default)
         for key, parameter in inspect.signature(entry).parameters.items()
-        if key not in NEVER_IN_FILE
+        if key not in hidden
     ]
 
 
