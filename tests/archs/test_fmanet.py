@@ -125,7 +125,7 @@ def test_blocks_have_the_official_values_and_gradients(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("full_official_8x12", marks=pytest.mark.slow),
+        "full_official_8x12",
         "full_tinyA_10x14",
         "full_tinyC_9x7_b2",
         "stage1_official_6x10",
