@@ -153,3 +153,11 @@ def test_the_check_of_a_set_looks_for_no_images_there() -> None:
 def test_sets_that_nothing_is_measured_on_have_no_use_for_it(pairs: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="dataroot_disparity: expected a set of whole pairs with GT to measure on"):
         opened(pairs, **arguments)
+
+
+def test_a_map_is_cropped_as_prepared_views_are(tmp_path: Path) -> None:
+    whole = np.random.default_rng(0).uniform(1, 9, (45, 62)).astype(np.float32)
+    np.save(tmp_path / "a.npy", whole)
+    assert np.array_equal(read_disparity(tmp_path / "a.npy", (40, 60)), whole[:40, :60])
+    with pytest.raises(ValueError, match=r"a.npy: expected disparities of the left view's size, 40x40, got 45x62"):
+        read_disparity(tmp_path / "a.npy", (40, 40))

@@ -70,6 +70,7 @@ def test_the_range_that_is_looked_through_follows_the_true_disparity() -> None:
     truth = constant(140, (40, 300))
     assert metric(ERROR).measure(far, far, truth) < 0.5
     assert metric(BAD, max_disparity=64).measure(far, far, truth) > 90
+    assert metric(ERROR).measure(pair(15), pair(15), constant(15.9)) == pytest.approx(0.9, abs=0.15)  # 15, of 0 to 31
     stray = truth.copy()
     stray[20, 280] = 1e9  # a number that leads nowhere is no reason to look for it
     assert metric(ERROR).measure(far, far, stray) == pytest.approx(metric(ERROR).measure(far, far, truth), abs=1e-3)

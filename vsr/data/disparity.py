@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vsr.data.storage import existing
+from vsr.data.stereo_patches import MULTIPLE
 from vsr.utils.image_headers import most_pixels
 
 Disparity = npt.NDArray[np.float32]  # (h, w)
@@ -63,7 +64,8 @@ def read_disparity(path: str | Path, size: tuple[int, int]) -> Disparity:
         path: A PNG of 16 bits grey, in 1/256 of a pixel, 0 unknown (KITTI); a PFM of one channel, in pixels, infinity
             unknown (Middlebury; its scale is that of the data set's other numbers and does not count); or a NumPy
             array (h, w), in pixels, NaN, infinity or 0 unknown.
-        size: (height, width) of the left view that it belongs to.
+        size: (height, width) of the left view that it belongs to. What belongs to a view before its sides were cropped to
+            multiples of 20, as those of prepared test sets are, is cropped alike.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -74,6 +76,8 @@ def read_disparity(path: str | Path, size: tuple[int, int]) -> Disparity:
         raise FileNotFoundError(f"{path}: expected disparities, got {'a folder' if path.is_dir() else 'no file'}")
     suffix = path.suffix.lower()
     values = _numpy(path) if suffix == ".npy" else _pfm(path) if suffix == ".pfm" else _png(path)
+    if tuple(side // MULTIPLE * MULTIPLE for side in values.shape) == size:
+        values = values[: size[0], : size[1]]
     if values.shape != size:
         got = "x".join(map(str, values.shape))
         raise ValueError(

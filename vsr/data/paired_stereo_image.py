@@ -111,6 +111,8 @@ class PairedStereoImageDataset(Dataset[Sample]):
             self.reader.preload(views, where=f"{len(self)} stereo pairs")
         area = self.crop[0] * self.crop[1] if self.crop else largest
         self.sample_bytes = 6 * area * (1 + self.has_gt * scale**2)
+        if self._disparities:
+            self.sample_bytes += 4 * area * scale**2
 
     def __len__(self) -> int:
         return len(self.keys)

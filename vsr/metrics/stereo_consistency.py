@@ -108,7 +108,7 @@ class PairMetric(ImageMetric):
             reference = np.where(known, disparity, np.nan).astype(np.float32)
         seen, inner = seen_in_both(reference), slice(self.crop_border, -self.crop_border or None)
         if disparity is not None and self.max_disparity is None and seen.any():
-            most = _STEP * (int(reference[seen].max()) // _STEP + 1)
+            most = _STEP * (math.ceil(reference[seen].max()) // _STEP + 1)
         counted = np.zeros_like(seen)
         counted[inner, inner] = seen[inner, inner]
         return self.compare_pair(restored, target, reference, counted, most) if counted.any() else math.nan
