@@ -129,6 +129,7 @@ def test_blocks_have_the_official_values_and_gradients(name: str) -> None:
         "full_tinyA_10x14",
         "full_tinyC_9x7_b2",
         "stage1_official_6x10",
+        "stage1_tinyA_square_12x12",
     ],
 )
 def test_the_networks_have_the_official_values(name: str) -> None:
