@@ -142,6 +142,20 @@ def test_the_networks_have_the_official_values(name: str) -> None:
         assert_golden(found | {f"out.{key}": value for key, value in network(x, y).items()}, manifest, gold)
 
 
+def test_under_autocast_what_is_made_of_y_is_near_float32() -> None:
+    manifest, _ = recipe.case("full_tinyA_10x14")
+    network = filled(FMANet(**manifest["config"]), manifest)
+    x, y = (torch.from_numpy(recipe.make_input(spec)) for spec in manifest["inputs"])
+    with torch.no_grad():
+        exact = network(x, y)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = network(x, y)
+    assert found.keys() == exact.keys()
+    for name, value in exact.items():
+        error = (found[name].float() - value).abs().mean() / value.abs().mean()
+        assert error < 0.05, name
+
+
 def test_the_published_network_has_its_585_tensors() -> None:
     with torch.device("meta"):
         network = FMANet()

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from golden.fmanet_recipe import case, noisy, smooth_image
 
 from vsr import metrics
@@ -37,6 +38,29 @@ def test_what_is_measured_frame_by_frame_equals_the_official_values(
 ) -> None:
     expected = float(case("metrics_a")[1][name])
     assert metrics.build(option)(frames[0][0], frames[1][0]) == pytest.approx(expected, abs=2e-5)
+
+
+def test_tensors_have_the_value_of_the_same_frames_as_arrays(frames: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
+    metric = metrics.build({"type": "calculate_tof"})
+    tensors = [[torch.from_numpy(f[..., ::-1].copy()).permute(2, 0, 1) / 255 for f in part] for part in frames]
+    expected = metric(*map(tuple, frames))
+    assert metric(*map(tuple, tensors)) == metric(*[[t[None] for t in part] for part in tensors]) == expected > 0
+    assert metric(tuple(frames[0]), tuple(tensors[1])) == expected
+    chw = [[f.transpose(2, 0, 1) for f in part] for part in frames]
+    assert metrics.build({"type": "calculate_tof", "input_order": "CHW"})(*chw) == expected
+
+
+def test_what_is_no_pair_of_frames_is_refused() -> None:
+    metric, frame = metrics.build({"type": "calculate_tof"}), np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"restored: expected two frames, .* got ndarray"):
+        metric(frame, frame)
+    with pytest.raises(ValueError, match=r"target: expected two frames, .* got 3 of them"):
+        metric((frame, frame), (frame,) * 3)
+    for other in (frame[..., 0], "frame"):
+        with pytest.raises(ValueError, match="expected frames of three axes, or tensors"):
+            metric((frame, other), (frame, frame))
+    with pytest.raises(ValueError, match=r"expected float \(3, h, w\)"):
+        metric((frame, torch.zeros(3, 64, 64, dtype=torch.uint8)), (frame, frame))
 
 
 def moving(step: int, noise: int = 0) -> tuple[np.ndarray, np.ndarray]:

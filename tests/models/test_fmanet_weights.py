@@ -114,6 +114,15 @@ def test_two_files_become_one_that_needs_no_turning(tmp_path: Path, monkeypatch:
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
+@pytest.mark.parametrize("name", ["FMANet_REDS_{}_best.pt", "my_Run_{}.pt", "net_{}.pth"])
+def test_net_d_s_file_beside_net_r_s_is_found_under_names_of_one_s_own(name: str, tmp_path: Path) -> None:
+    official = network()
+    save_as_official(official, tmp_path)
+    for letter in "DR":
+        (tmp_path / f"model_{letter}_best.pt").rename(tmp_path / name.format(letter))
+    assert list(read_weights(tmp_path / name.format("R"))) == list(official.state_dict())
+
+
 def test_half_of_a_pair_is_refused_in_plain_words(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a checkpoint, or a folder with FMA-Net's model_D_best\.pt"):
         vsr.load_network(tmp_path)

@@ -139,6 +139,18 @@ def test_the_filters_are_sound_operators_of_pytorch() -> None:
     torch.library.opcheck(dynamic_filter.up_filter_op, (frames, kernels, 3, 2), test_utils=CHECKS)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_gradients_of_a_transposed_clip_are_laid_out_as_is_foretold(size: int) -> None:
+    frames = clip(1, 3, 2, 5, 4).float().transpose(1, 2)  # a kernel of one pixel pads nothing, and copies nothing
+    kernels, grad = (
+        clip(1, 4 * size**2, 3, 6 - size, 5 - size, seed=1).float(),
+        clip(1, 2, 4, 6 - size, 5 - size).float(),
+    )
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(dynamic_filter.up_filter_backward_op, (grad, frames, kernels, size, 2), test_utils=checks)
+    assert dynamic_filter.up_filter_backward_op(grad, frames, kernels, size, 2)[0].is_contiguous()
+
+
 @pytest.mark.parametrize("clips", [torch.bfloat16, torch.float32])
 def test_bfloat16_kernels_cost_no_more_than_their_rounding(clips: torch.dtype) -> None:
     large, small = clip(1, 3, 3, 8, 12).to(clips), clip(1, 3, 3, 4, 6).to(clips)
@@ -153,6 +165,17 @@ def test_bfloat16_kernels_cost_no_more_than_their_rounding(clips: torch.dtype) -
     expected = naive.up_filter(small.double(), kernels.double(), 3, 2)
     assert enlarged.dtype == clips
     torch.testing.assert_close(enlarged.double(), expected, rtol=tolerance, atol=2 * tolerance)
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("images", [torch.bfloat16, torch.float32])
+def test_a_flow_in_bfloat16_is_enlarged_in_float32(images: torch.dtype, scale: int) -> None:
+    frames = clip(1, 3, 3, 8 * scale, 40 * scale).to(images)
+    flow = clip(1, 3, 3, 8, 40, seed=1, low=-9, high=9).bfloat16()
+    found, expected = image_warp(frames, flow, scale), image_warp(frames, flow.float(), scale)
+    for ours, exact in zip(found, expected, strict=True):
+        assert ours.dtype == images
+        assert torch.equal(ours, exact)
 
 
 def test_large_logits_overflow_nowhere() -> None:
@@ -250,6 +273,12 @@ def peak(work: Callable[[], object]) -> int:
 def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         down_filter(*(clip(*shape) for shape in shapes), kernel_size=8, stride=4)
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4, 9])
+def test_flows_that_are_not_of_whole_groups_are_refused(channels: int) -> None:
+    with pytest.raises(ValueError, match=r"flows: expected .* a divisor of the 4 channels"):
+        multi_flow_warp(clip(2, 4, 3, 4), clip(2, channels, 3, 4))
 
 
 def test_kernels_of_a_wrong_size_are_refused() -> None:

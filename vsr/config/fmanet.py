@@ -26,13 +26,16 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 
 def expand_protocol(root: Node) -> None:
-    """Put what ``val.protocol`` stands for into ``val``, before what the file itself says, which goes first."""
+    """Replace ``val.protocol`` by what it stands for, before what the file itself says, which goes first.
+
+    The key is gone then: read again, it would bring back a metric that the file takes out.
+    """
     val = root.get("val")
     protocol = PROTOCOLS.get(str(val.get("protocol"))) if isinstance(val, Node) else None
     own = val.get("metrics") if isinstance(val, Node) else None
     if not isinstance(val, Node) or protocol is None or not isinstance(own, Node | None):
         return
-    mark = val.where("protocol")
+    _, mark = val.take("protocol")
     metrics = Node(own.mark if own is not None else mark)
     for name, metric in protocol["metrics"].items():
         metrics.put(name, mapping(mark, **metric), mark)

@@ -4,9 +4,13 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from vsr.metrics.base import Array
 from vsr.registry import METRICS
+from vsr.utils.images import to_uint8
+
+Picture = Array | Tensor
 
 _UNIT, _RIM = 32, 16  # the sides compared are multiples of the one and leave out at least the other, in pixels
 _FARNEBACK = (0.5, 3, 15, 3, 5, 1.2, 0)  # scale, levels, window, iterations, poly_n, poly_sigma, flags
@@ -24,6 +28,7 @@ class TOF:
     left_only = False
     decimals = 4
     unit = "px"
+    min_size = _UNIT + _RIM  # least side of a frame
 
     def __init__(self, *, input_order: Literal["HWC", "CHW"] = "HWC") -> None:
         if input_order not in ("HWC", "CHW"):
@@ -34,11 +39,31 @@ class TOF:
     def __repr__(self) -> str:
         return f"<{self.definition}>"
 
-    def __call__(self, restored: tuple[Array, Array], target: tuple[Array, Array]) -> float:
-        """Return the value of two pairs of neighbouring frames, (before, itself), arrays uint8 with B, G, R."""
-        chw = self.input_order == "CHW"
-        frames = [(image.transpose(1, 2, 0) if chw else image)[..., ::-1] for image in (*restored, *target)]
+    def __call__(self, restored: tuple[Picture, Picture], target: tuple[Picture, Picture]) -> float:
+        """Return the value of two pairs of neighbouring frames.
+
+        Args:
+            restored, target: (the frame before, the frame itself): arrays uint8 with B, G, R, or tensors (3, h, w) or
+                (1, 3, h, w), float RGB in [0, 1].
+
+        Raises:
+            ValueError: they are no such pairs, or as for ``measure``.
+        """
+        for name, pair in (("restored", restored), ("target", target)):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                got = f"{len(pair)} of them" if isinstance(pair, tuple | list) else type(pair).__name__
+                raise ValueError(f"{name}: expected two frames, (the one before, the frame itself), got {got}")
+        frames = [self._rgb(image) for image in (*restored, *target)]
         return self.measure(frames[1], frames[3], (frames[0], frames[2]))
+
+    def _rgb(self, image: Picture) -> Array:
+        """Return a frame as ``measure`` takes it."""
+        if isinstance(image, Tensor):
+            return to_uint8(image)
+        if not isinstance(image, np.ndarray) or image.ndim != 3:
+            got = image.shape if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"restored and target: expected frames of three axes, or tensors, got {got}")
+        return (image.transpose(1, 2, 0) if self.input_order == "CHW" else image)[..., ::-1]
 
     def measure(self, restored: Array, target: Array, before: tuple[Array, Array]) -> float:
         """Return the value of RGB frames uint8 (h, w, 3).

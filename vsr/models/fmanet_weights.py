@@ -1,5 +1,6 @@
 """FMA-Net's official checkpoints: a file for each of its two networks, which were trained on blue-first frames."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def read_parts(path: Path, read: Callable[[Path], dict[Any, Any]]) -> list[dict[
     content = read(path)
     if NET_R not in content or NET_D in content:
         return [content]
-    beside = path.with_name(path.name.replace("_R", "_D", 1))
+    beside = path.with_name(re.sub(r"_R(?=[_.])", "_D", path.name, count=1))
     if beside == path or not beside.is_file():
         raise FileNotFoundError(
             f"{path}: expected Net^D's checkpoint beside that of FMA-Net's Net^R, found no {beside.name}. "

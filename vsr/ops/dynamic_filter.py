@@ -101,6 +101,8 @@ def up_filter(frames: Tensor, kernels: Tensor, *, kernel_size: int, scale: int, 
 def image_warp(images: Tensor, flow: Tensor, scale: int = 1) -> tuple[Tensor, Tensor]:
     """Move frames by a flow that may be smaller than they are, and mask what it cannot see.
 
+    The flow is enlarged in float32 at least, as half precision cannot name a place in a large image.
+
     Args:
         images: (b, c, t, s*h, s*w).
         flow: (b, 3, t, h, w): dx and dy in pixels of its own size, and the logit of a mask.
@@ -108,17 +110,17 @@ def image_warp(images: Tensor, flow: Tensor, scale: int = 1) -> tuple[Tensor, Te
 
     Returns:
         The mask where the flow points into the image, (b, 1, t, s*h, s*w), and the masked, moved frames, of the
-        images' shape.
+        images' shape; both of the images' type.
     """
     b, c, t, height, width = images.shape
     frames = images.transpose(1, 2).reshape(b * t, c, height, width)
-    flow = flow.transpose(1, 2).reshape(b * t, 3, *flow.shape[3:])
+    flow = flow.to(_precise(flow)).transpose(1, 2).reshape(b * t, 3, *flow.shape[3:])
     moves, mask = flow[:, :2], flow[:, 2:].sigmoid()
     if scale != 1:
         moves = F.interpolate(moves * scale, scale_factor=scale, mode="bilinear", align_corners=False)
         mask = F.interpolate(mask, scale_factor=scale, mode="bilinear", align_corners=False)
     both = flow_warp(torch.cat((torch.ones_like(frames[:, :1]), frames), 1), moves) * mask
-    both = both.unflatten(0, (b, t)).transpose(1, 2)
+    both = both.to(images.dtype).unflatten(0, (b, t)).transpose(1, 2)
     return both[:, :1], both[:, 1:]
 
 
@@ -131,9 +133,16 @@ def multi_flow_warp(features: Tensor, flows: Tensor) -> Tensor:
 
     Returns:
         (n, c, h, w).
+
+    Raises:
+        ValueError: the flows are not those of whole groups.
     """
-    groups = flows.shape[1] // 3
-    assert features.shape[1] % groups == 0, "as many channels in each group"
+    groups, rest = divmod(flows.shape[1], 3)
+    if rest or groups == 0 or features.shape[1] % groups:
+        raise ValueError(
+            f"flows: expected (n, 3*g, h, w) with g a divisor of the {features.shape[1]} channels of features, "
+            f"got {tuple(flows.shape)}."
+        )
     pairs = flows.reshape(-1, 3, *flows.shape[2:])
     grouped = features.reshape(-1, features.shape[1] // groups, *features.shape[2:])
     return (flow_warp(grouped, pairs[:, :2]) * pairs[:, 2:].sigmoid()).reshape(features.shape)
@@ -277,7 +286,7 @@ def up_filter_backward_op(
     t, _, w = kernels.shape[2:]
     dtype, taps = _precise(padded, kernels), kernel_size**2
     values, grad, kernels_of = padded.to(dtype), grad.to(dtype), kernels.unflatten(1, (scale**2, taps))
-    grad_values = torch.zeros_like(values)
+    grad_values = values.new_zeros(values.shape)  # contiguous whatever the clip is, as the fake says
     grad_kernels = torch.empty(kernels_of.shape, dtype=kernels.dtype, device=kernels.device)
     for rows in _tiles(kernels):
         tile, grad_rows = kernels_of[:, :, :, :, rows].to(dtype), grad[:, :, :, rows]
