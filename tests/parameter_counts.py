@@ -227,6 +227,7 @@ def memory_prediction(a: Arguments) -> int:
     encoder = decoder = 0
     for level in range(1, levels + 1):
         into, c, below = channels[level - 1], channels[level], channels[min(level + 1, levels)]
+        into *= 2 if level == 1 and a["motion"] else 1  # differences beside frames
         extra = 0 if a["noskip"][level - 1] else (2 if a["multi"] else 1) * c
         if a["encoder"] == "resnet":
             encoder += conv(into if level > 1 else c, c) + residual(c, 2) + (conv(into, c) if level == 1 else 0)

@@ -34,6 +34,7 @@ of one network at another size, `-opt FILE` those of an option file's network, `
 
 GMACs: 10^9 multiply-adds of convolutions (deformable ones, too), linear layers and attention. Activations: elements of
 the outputs of convolutions and linear layers. Both for one sample of the input given, and for one frame of the output.
+Reads of a memory from the pixels around each one are products element by element, and not counted.
 Clips are counted with {clip} frames. *sides*: what the sides of an input must be multiples of, and at least; images of
 other sizes are padded and cropped by the framework. *channels_last*: this memory format was measured to be faster on a
 CPU. *recomputes*: what is computed anew in the backward pass, for less memory, if asked for.

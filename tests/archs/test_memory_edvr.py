@@ -87,7 +87,7 @@ def test_a_fresh_memory_leaves_edvr_as_it_is_to_the_bit(memory: dict[str, Any], 
         assert torch.equal(network(window()), plain(window()))
 
 
-def test_the_tensors_of_the_memory_have_the_names_of_the_specification() -> None:
+def test_the_tensors_of_the_memory_are_called_as_weight_files_call_them() -> None:
     network = MemoryEDVR(**SMALL, memory={"type": "pixwise", "norm": True})
     pairs = {f"memory.{part}.{of}" for part in ("embed_q", "embed_k", "embed_v", "out") for of in ("weight", "bias")}
     assert {name for name in network.state_dict() if name.startswith("memory")} == pairs | {"memory.log_temperature"}

@@ -247,7 +247,7 @@ def test_fc_embeds_whole_maps_as_one_vector_a_slot() -> None:
         network(frames(size=(16, 16)))
 
 
-def test_sizes_of_the_note_s_network() -> None:
+def test_sizes_of_the_default_network() -> None:
     """Three 1x1 embeddings of 128 channels; 10 weights of pixsim; 8x8 at the bottleneck of 64x64."""
     network = MemoryPrediction()
     memory = network.mem_net["bottleneck"]
@@ -261,6 +261,43 @@ def test_sizes_of_the_note_s_network() -> None:
     assert weights["bottleneck"][0].shape == (1, 10)
 
 
+@pytest.mark.parametrize("encoder", ["unet_conv", "resnet"])
+def test_with_motion_the_encoder_sees_beside_each_frame_its_difference_to_the_one_before(encoder: str) -> None:
+    network = build(motion=10, memory_size=2, encoder=encoder, noskip=[True] * 3, QSsep=True)
+    seen: dict[str, Tensor] = {}
+    for name in ("encoder", "query_encoder"):
+        getattr(network, name).register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0]}))
+    x = frames()
+    assert network(x).shape == (2, 3, 16, 24)
+    kept = seen["encoder"].unflatten(0, (2, 2))  # the two frames that the memory keeps, each with the one before it
+    for slot, number in enumerate((2, 3)):
+        torch.testing.assert_close(kept[:, slot, :3], x[:, number])
+        torch.testing.assert_close(kept[:, slot, 3:], 10 * (x[:, number] - x[:, number - 1]))
+    assert torch.equal(seen["query_encoder"], kept[:, 1])
+    whole = build(motion=10)
+    whole.encoder.register_forward_pre_hook(lambda _, given: seen.update(whole=given[0]))
+    whole(x)
+    assert not seen["whole"].unflatten(0, (2, 4))[:, 0, 3:].any()  # nothing lies before the first frame
+
+
+def test_without_motion_there_are_the_tensors_of_a_network_that_does_not_know_it() -> None:
+    plain, moving = (build(motion=motion).state_dict() for motion in (0, 1))
+    assert plain.keys() == moving.keys()
+    other = {name for name in plain if plain[name].shape != moving[name].shape}
+    assert other == {"encoder.levels.0.0.weight"}
+    assert (plain[other.pop()].shape[1], moving["encoder.levels.0.0.weight"].shape[1]) == (3, 6)
+
+
+@pytest.mark.parametrize("encoder", ["unet_conv", "resnet"])
+def test_with_zero_last_a_fresh_network_predicts_nothing_and_learns_from_its_first_step(encoder: str) -> None:
+    network = build(zero_last=True, encoder=encoder, noskip=[True] * 3)
+    out = network(frames())
+    assert not out.any()
+    assert build(encoder=encoder, noskip=[True] * 3)(frames()).any()
+    (out - 1).square().sum().backward()
+    assert network.decoder.last.weight.grad.any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -272,6 +309,8 @@ def test_sizes_of_the_note_s_network() -> None:
         ({"read": "pixswise"}, "read: expected pixsim, pixwise, pixsentence, got 'pixswise'"),
         ({"embedding": "FC"}, "H, W: expected the size of all frames"),
         ({"embedding": "FC", "read": "pixwise", "H": 16, "W": 16}, "embedding: expected sep1by1 or Conv"),
+        ({"motion": -1}, "motion: expected a factor from 0 up, got -1"),
+        ({"motion": float("nan")}, "motion: expected a factor from 0 up, got nan"),
         ({"H": 20}, "H: expected a multiple of 8"),
         ({"flat2d": 1, "read": "pixwise"}, "flat2d: expected 0 for read pixwise"),
         ({"hops": -1}, "hops: expected a number from 0 up"),

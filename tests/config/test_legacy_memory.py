@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_told(line: str, overrides: list[str], message: str
     assert message in str(caught.value)
 
 
-def test_the_misspelt_key_of_the_first_description_is_explained_where_it_stands(file: Path) -> None:
+def test_a_misspelt_path_of_weights_is_explained_where_it_stands(file: Path) -> None:
     file.write_text(FILE.replace("pretrain_network_g", "pretrain_netwrok_g") + "  mode: freeze\n")
     with pytest.raises(OptionError) as caught:
         load_options(file)

@@ -1,6 +1,8 @@
 """The folder Results of a run of predictions, its baselines, and how it goes on."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ import pytest
 import torch
 from kit import assert_same_run, run, validations
 from prediction_sets import write_humaneva
+from torch import Tensor, nn
 
+from vsr.archs.memory_prediction import MemoryPrediction
 from vsr.config import load_options
 from vsr.engine.prediction_results import flow_picture, results_folder, weight_pictures
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
-from vsr.registry import MODELS
+from vsr.registry import MODELS, NETWORKS
 from vsr.utils.images import read_image
 
 
@@ -64,10 +68,65 @@ def test_what_makes_another_experiment_makes_another_folder(option: Path) -> Non
     for overrides, before, after in changes:
         expected = EXACT.replace("sep1by1", "sep1by1_pixsim").replace(before, after)
         if "resnet" in "".join(overrides):
-            expected = expected.replace("unet_conv", "resnet")
+            expected = expected.replace("unet_conv", "resnet_conv")
         assert folder_of(option, *DEFAULTS, *overrides) == expected
         found.add(expected)
     assert len(found) == len(changes)
+
+
+class Blurred(nn.Module):
+    """A network of somebody's own, of neither encoder nor decoder."""
+
+    kind, temporal, scale, size_multiple, min_size, num_in_ch, num_out_ch = "prediction", "window", 1, 1, 1, 3, 3
+    checkpointed: tuple[type[nn.Module], ...] = ()
+    channels_last = False
+
+    def __init__(self, *, input_size: int) -> None:
+        super().__init__()
+        self.num_frame = input_size
+        self.only = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, *, with_weights: bool = False) -> Any:
+        out = self.only(x[:, -1])
+        return (out, {}) if with_weights else out
+
+
+def test_a_network_of_other_parts_and_mixed_sets_have_folders_too(
+    option: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETWORKS._entries, "Blurred", Blurred)
+    part = f"{{type: HumanEvaDataset, dataroot: {tmp_path}/HumanEva, partition: train, input_size: 4, W: 24, H: 16"
+    mixed = (
+        f"{{type: MixedDataset, batch_size_per_gpu: 2, num_worker_per_gpu: 0, datasets: [{part}, frame_interval: 3}}]}}"
+    )
+    given = ["network_g={type: Blurred, input_size: 4}", f"datasets.train={mixed}", "train.total_iter=1"]
+    train(load_options(option, given))
+    root = tmp_path / "experiments" / "predicted"
+    (last,) = root.rglob("weight/last.pth")
+    assert last.parent.parent.relative_to(root).as_posix() == "Results/nextframe_Mixed/Blurred/L1Loss_1e-03"
+    assert set(torch.load(last, weights_only=True)) == {"only", "optimizer", "iter", "best_loss", "rng"}
+
+
+def test_pictures_are_of_the_network_as_written_not_as_compiled(option: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stances, inside = [], [False]
+
+    @contextlib.contextmanager
+    def as_written(self: Any) -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.pop()
+
+    original = MemoryPrediction.forward
+
+    def forward(self: Any, x: Tensor, *, with_weights: bool = False) -> Any:
+        stances.extend([inside[-1]] * with_weights)
+        return original(self, x, with_weights=with_weights)
+
+    monkeypatch.setattr(RestorationModel, "uncompiled", as_written)
+    monkeypatch.setattr(MemoryPrediction, "forward", forward)
+    train(load_options(option, ["train.total_iter=1"]))
+    assert stances
+    assert all(stances)
 
 
 def test_a_run_leaves_the_tree_with_its_best_and_its_newest_state(option: Path, tmp_path: Path) -> None:

@@ -90,6 +90,18 @@ def test_curves_grow_in_their_windows_and_pictures_take_each_other_s_place(serve
     assert (picture["win"], picture["env"], picture["opts"]["caption"]) == ("weights", "run", "step 2")
 
 
+def test_the_name_of_a_set_may_hold_what_parts_a_window_from_a_curve(server: Server, port: int) -> None:
+    plots = VisdomPlots(VisdomOptions(port=port), "run")
+    for tag in ("val/half of it/loss", "val/half of it/loss of copy-last", "val/half of it/l1"):
+        plots.line(tag, 0.5, 1)
+    plots.close()
+    assert [(a["win"], a["name"]) for _, a in server.seen] == [
+        ("val/half of it/loss", "network"),
+        ("val/half of it/loss", "copy-last"),
+        ("val/half of it/l1", "network"),
+    ]
+
+
 def test_a_server_that_is_not_there_costs_one_warning(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("localhost", 0)) as closed:
         free = closed.getsockname()[1]
@@ -151,5 +163,7 @@ def test_a_run_shows_its_losses_baselines_and_weights(
     assert {a["env"] for _, a in server.seen} == {"predicted"}
     pictures = {a["win"] for method, a in server.seen if method == "image"}
     assert "weights/best_loss/bottleneck_hop1_slot00" in pictures
+    (sample,) = [name for name in pictures if name.startswith("val/val/")]
+    assert sample.endswith("(input, restored, ground truth)")
     steps = [int(a["X"][0]) for method, a in server.seen if method == "line" and a["win"] == "train/total"]
     assert steps == [1, 2]

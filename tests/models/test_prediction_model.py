@@ -142,6 +142,7 @@ def test_what_does_not_go_together_is_refused(option: Path, overrides: list[str]
     [
         (["model_type=VideoModel"], "prediction: expected model_type PredictionModel beside it"),
         (["prediction.wsupervised=1", "network_g.memory_size=1"], "expected 0 beside network_g.memory_size: 1"),
+        (["prediction.wsupervised=1", "network_g.input_size=1"], "expected 0 beside network_g.input_size: 1"),
         (["prediction.wsupervised=1", "network_g.hops=0"], "expected 0 beside network_g.hops: 0"),
         (["prediction.wsupervised=-1"], "expected 0 or more"),
         (["prediction.test_type=nextframes"], "nextframe"),

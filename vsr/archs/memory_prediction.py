@@ -230,6 +230,10 @@ class MemoryPrediction(nn.Module):
         QSsep: An encoder of its own for the query.
         H, W: Height and width of all frames; FC has to be told.
         num_out_ch: 3; 2 for an optical flow.
+        motion: The encoder gets, beside each frame, its difference to the one before it times this; 0: frames alone.
+            The sequence's first frame has none before it, and zeros for a difference.
+        zero_last: The decoder's last convolution starts at zero: a fresh network that is to give the difference to the
+            last frame then predicts a copy of it.
     """
 
     kind, temporal, scale = "prediction", "window", 1
@@ -255,6 +259,8 @@ class MemoryPrediction(nn.Module):
         H: int = 0,  # noqa: N803
         W: int = 0,  # noqa: N803
         num_out_ch: int = 3,
+        motion: float = 0,
+        zero_last: bool = False,
     ) -> None:
         super().__init__()
         check_positive(
@@ -262,19 +268,23 @@ class MemoryPrediction(nn.Module):
             channels=min(channels, default=0),
         )  # fmt: skip
         check_counts(hops=hops, pad=pad, flat2d=flat2d, H=H, W=W)
+        if not 0 <= motion < float("inf"):
+            raise ValueError(f"motion: expected a factor from 0 up, got {motion}.")
         _check_parts(encoder, channels, noskip, read, embedding, flat2d)
         if QSsep and not hops:
             raise ValueError("QSsep: expected false for hops 0, which leave no sentences to encode, got true.")
         levels = len(channels) - 1
         self.num_in_ch, self.num_out_ch, self.num_frame = channels[0], num_out_ch, input_size
         self.used = memory_size if hops else 1  # of the frames: the last ones
+        self.motion = motion
         self.fixed_size = H, W  # 0: any
         self.noskip = tuple(noskip)
         self.size_multiple = self.min_size = 2**levels
         self._check_size(embedding)
         unet = encoder == "unet_conv"
-        self.encoder = UNetDown(channels) if unet else ResNetDown(channels)
-        self.query_encoder = (UNetDown(channels) if unet else ResNetDown(channels)) if QSsep else None
+        seen = [channels[0] * (2 if motion else 1), *channels[1:]]
+        self.encoder = UNetDown(seen) if unet else ResNetDown(seen)
+        self.query_encoder = (UNetDown(seen) if unet else ResNetDown(seen)) if QSsep else None
         skips = [level for level in range(1, levels + 1) if not noskip[level - 1]]
         places = [*(skips if multi and hops else []), levels + 1]
         self.mem_net = nn.ModuleDict(
@@ -290,6 +300,9 @@ class MemoryPrediction(nn.Module):
         )  # fmt: skip
         extra = [c * (1 + (level in places)) if level in skips else 0 for level, c in enumerate(channels[1:], start=1)]
         self.decoder = UNetUp(channels, extra, num_out_ch) if unet else ResNetUp(channels, num_out_ch)
+        if zero_last:
+            for parameter in self.decoder.last.parameters():
+                nn.init.zeros_(parameter)
 
     @overload
     def forward(self, x: Tensor) -> Tensor: ...
@@ -303,6 +316,9 @@ class MemoryPrediction(nn.Module):
             with_weights: Return the memories' weights, too: by level ('level1' ..., 'bottleneck') those of each hop.
         """
         self._check_input(x)
+        if self.motion:
+            before = torch.cat((x[:, :1], x[:, :-1]), 1)
+            x = torch.cat((x, self.motion * (x - before)), 2)
         used = x[:, -self.used :]
         count = used.shape[1]
         bottom, features = self.encoder(used.flatten(0, 1))

@@ -315,7 +315,7 @@ def _prediction(facts: _Facts, checker: Checker) -> None:
             checker.add(facts.where("prediction"), text)
         return
     if facts.get("prediction", "wsupervised"):
-        for key, useless in (("memory_size", 1), ("hops", 0)):
+        for key, useless in (("memory_size", 1), ("input_size", 1), ("hops", 0)):
             if facts.get("network_g", key) == useless:
                 text = f"expected 0 beside network_g.{key}: {useless}, which leaves no choice. Set one of the two."
                 checker.add(facts.where("prediction", "wsupervised"), text)

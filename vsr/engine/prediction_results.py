@@ -49,16 +49,16 @@ def results_folder(options: Options, model: PredictionModel) -> Path:
         channels = ",".join(map(str, net["channels"]))
         parts = [
             f"{memory}_m{net['memory_size']}_e{net['embed_size']}_hop{net['hops']}",
-            f"{net['encoder']}[{channels}]{list(net['noskip'])}",
+            f"{net['encoder'].removesuffix('_conv')}_conv[{channels}]{list(net['noskip'])}",
         ]
     loss = next(iter(train.losses.values())).type
-    rates = [f"{letter}{_rate(model, part):.0e}" for letter, part in (("e", "encoder."), ("d", "decoder."))]
-    return Path(
-        "Results",
-        f"{prediction.test_type}_fi{data['frame_interval']}_{label}",
-        *parts,
-        f"{loss}_{'_'.join(rates)}_W{data['W']}H{data['H']}",
-    )
+    found = {letter: _rate(model, part) for letter, part in (("e", "encoder."), ("d", "decoder."))}
+    rates = [f"{letter}{rate:.0e}" for letter, rate in found.items() if rate is not None]
+    rates = rates or [f"{train.optim_g.args['lr']:.0e}"]  # a network of other parts
+    # A MixedDataset has these of each part.
+    interval = f"_fi{data['frame_interval']}" if "frame_interval" in data else ""
+    size = f"_W{data['W']}H{data['H']}" if {"W", "H"} <= data.keys() else ""
+    return Path("Results", f"{prediction.test_type}{interval}_{label}", *parts, f"{loss}_{'_'.join(rates)}{size}")
 
 
 def memory_name(net: Mapping[str, Any], *, legacy: bool) -> str:
@@ -71,9 +71,11 @@ def memory_name(net: Mapping[str, Any], *, legacy: bool) -> str:
     return "_".join(parts)
 
 
-def _rate(model: PredictionModel, part: str) -> float:
-    """Return the learning rate that a part of the network starts with."""
-    parameter = next(value for name, value in model.network_g.named_parameters() if name.startswith(part))
+def _rate(model: PredictionModel, part: str) -> float | None:
+    """Return the learning rate that a part of the network starts with; None: there is no such part."""
+    parameter = next((value for name, value in model.network_g.named_parameters() if name.startswith(part)), None)
+    if parameter is None:
+        return None
     groups = model.optimizer.param_groups
     factor = next(group["lr_mul"] for group in groups if any(value is parameter for value in group["params"]))
     assert model.options.train is not None
@@ -169,7 +171,7 @@ class PredictionResults:
         model.inference_network.eval()
         for number in range(count):
             sample = dataset[(2 * number + 1) * len(dataset) // (2 * count)]
-            with torch.inference_mode():
+            with torch.inference_mode(), model.uncompiled():
                 batch = model.prepare(torch.utils.data.default_collate([sample]))
                 out, weights = model.inference_network(batch["lq"], with_weights=True)
                 images = self._pictures(out.float(), batch)

@@ -63,7 +63,7 @@ class Validation:
         """Validate on every set; log, show and save. If the run is asked to stop, it is as if nothing had been done."""
         measured: dict[str, dict[str, float]] = {}  # the totals by set
         for val_set in self.sets:
-            shown: dict[str, np.ndarray] = {}  # the first frame, for TensorBoard
+            shown: dict[str, np.ndarray] = {}  # the first frame, for TensorBoard and Visdom
             records = val_set.measure(self.model, self._on_frame(val_set, step, shown), stop=self.stop)
             baseline = val_set.baseline(self.model, stop=self.stop)
             memory_mean = None
@@ -149,9 +149,10 @@ class Validation:
         """Return what is done with every restored frame: keep rank 0's first one, save all if asked to."""
         root = self.folder.visualization / val_set.name / str(step)
         save = frame_writer(root, self.options.val.suffix) if self.options.val.save_img else None
+        wanted = self.options.logger.use_tb_logger or self.options.logger.visdom
 
         def on_frame(key: str, restored: np.ndarray) -> None:
-            if self.options.logger.use_tb_logger and dist.is_main() and not shown:
+            if wanted and dist.is_main() and not shown:
                 shown[key] = restored
             if save:
                 self.progress.guarded("a picture of validation", save, key, restored, again=True)
@@ -159,7 +160,7 @@ class Validation:
         return on_frame
 
     def _show(self, val_set: EvaluationSet, key: str, restored: np.ndarray, step: int) -> None:
-        """Put a frame into TensorBoard: input upsampled, restored, ground truth, side by side."""
+        """Show a frame in TensorBoard and Visdom: input upsampled, restored, ground truth, side by side."""
         images = val_set.pictures(self.model, key, restored)
         strip = np.concatenate([image for image in images if image is not None], axis=1)
         self.progress.image(f"val/{val_set.name}/{key} (input, restored, ground truth)", strip, step)

@@ -37,7 +37,9 @@ class VisdomPlots:
 
     def line(self, tag: str, value: float, step: int) -> None:
         """Add a point to a curve: the window of the tag, or the curve 'b' in the window 'a' of the tag 'a of b'."""
-        window, _, curve = tag.partition(SEPARATOR)
+        window, _, curve = tag.rpartition(SEPARATOR)
+        if not window or "/" in curve:  # the words stand in the name of a set: val/some of them/loss
+            window, curve = tag, ""
         arguments: dict[str, Any] = {
             "X": np.array([step]), "Y": np.array([value]), "win": window, "name": curve or "network",
             "opts": {"title": window, "xlabel": "step", "showlegend": True},

@@ -327,7 +327,7 @@ class RestorationModel:
         with autocast(self.device, getattr(torch, self.options.val.precision)):
             return self.restore(batch).float()
 
-    def _uncompiled(self) -> contextlib.AbstractContextManager[Any]:
+    def uncompiled(self) -> contextlib.AbstractContextManager[Any]:
         """Let a compiled network run as written: each size of frames would be compiled by itself, for minutes."""
         return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
 
@@ -357,7 +357,7 @@ class RestorationModel:
         records = []
         before: tuple[str, Pictures] | None = None  # the frame before, as restored and as it should be, and its clip
         for number, batch in enumerate(loader):
-            with self._uncompiled():
+            with self.uncompiled():
                 frames = (restore or self.restore_at_precision)(self.prepare(batch))
             image = batch["lq"].dim() == 4
             named = _frames(self.arranged(batch))
