@@ -177,6 +177,20 @@ def test_stage_2_starts_from_stage_1_s_weights_of_net_d_alone(tmp_path: Path) ->
     assert not second.optimizer.state_dict()["state"]
 
 
+def test_stage_2_does_not_start_from_a_part_of_net_d(tmp_path: Path) -> None:
+    weights = build(write_options(tmp_path, 1, TINY)).network_g.state_dict()
+    name = "degradation_learning_network.a_conv.2.weight"
+    path = str(tmp_path / "net_g_best.pth")
+    second = build(write_options(tmp_path, 2, TINY, "path.strict_load_g=false"))
+    for changed in ({k: v for k, v in weights.items() if k != name}, weights | {name: torch.zeros(7)}):
+        torch.save({"params": changed}, path)
+        with pytest.raises(ValueError, match=rf"all \d+ tensors of Net\^D .* {name} is missing or of another shape"):
+            second.load_pretrained(path)
+    whole = second.network_g.state_dict()
+    torch.save({"params": {k: v for k, v in whole.items() if k != name}}, path)
+    assert second.load_pretrained(path) == whole.keys() - {name}  # no file of stage 1: what fits, as was asked for
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_the_files_schedule_is_the_intended_one(stage: int) -> None:
     """26068 samples in batches of 8 are 3258 steps an epoch; in each of its 400 epochs the rate is one."""
@@ -260,6 +274,20 @@ def test_samples_that_do_not_serve_are_refused_with_what_would(tmp_path: Path) -
     second.check_sample({"lq": sample["lq"], "key": "a"}, "datasets.val", train=False)
 
 
+@pytest.mark.parametrize(("stage", "smallest"), [(1, 48), (2, 24)])  # stage 1 measures frames of LQ's size
+def test_frames_too_small_for_tof_are_refused_before_the_first_step(stage: int, smallest: int, tmp_path: Path) -> None:
+    model = build(write_options(tmp_path, stage, TINY, "val.metrics.tof={type: calculate_tof}"))
+    small, enough = ({k: v[0] for k, v in made_batch(size=size).items()} for size in (smallest - 1, smallest))
+    with pytest.raises(
+        ValueError, match=r"val.metrics.tof: expected frames of 48x48 .* in datasets.val, got 4[67]x4[67]"
+    ):
+        model.check_sample(small, "datasets.val", train=False)
+    model.check_sample(small, "datasets.train", train=True)
+    model.check_sample(enough, "datasets.val", train=False)
+    if stage == 2:
+        model.check_sample({"lq": small["lq"], "key": "a"}, "datasets.val", train=False)  # nothing is measured
+
+
 @pytest.mark.parametrize(
     ("stage", "override", "message"),
     [
@@ -295,6 +323,10 @@ def test_the_protocol_stands_for_its_metrics_and_the_file_s_own_go_first(tmp_pat
     copy = tmp_path / "copy.yml"
     copy.write_text(dump_options(options), encoding="utf-8")
     assert load_options(copy) == options
+    without = write_options(tmp_path, 2, TINY, "val.protocol=FMANet", "val.metrics.tof=null")
+    assert list(without.val.metrics) == ["psnr", "psnr_y", "ssim"]
+    copy.write_text(dump_options(without), encoding="utf-8")
+    assert load_options(copy) == without
     assert write_options(tmp_path, 2, TINY, "val.protocol=FMANet", "val.totals=clips").val.totals == "clips"
     with pytest.raises(OptionError, match=r"val.protocol\S*: expected .FMANet. or null"):
         write_options(tmp_path, 2, TINY, "val.protocol=FMANetX")

@@ -51,6 +51,23 @@ class FMANetModel(RestorationModel):
             off = [name for name in FMANET_LOSSES[self.stage] if weights.get(name, 0) == 0]
             log.info("FMA-Net, stage %d; terms of the loss that are off: %s", self.stage, ", ".join(off) or "none")
 
+    def load_pretrained(self, source: str) -> set[str]:
+        """As for all models; where Net^R is not loaded in stage 2, as from stage 1, Net^D must be, whole.
+
+        Raises:
+            ValueError: a part of Net^D is missing, or of another shape.
+        """
+        loaded = super().load_pretrained(source)
+        of_net_d = [name for name in self.network_g.state_dict() if name.startswith("degradation_learning_network.")]
+        lacking = [name for name in of_net_d if name not in loaded]
+        if self.stage == 2 and lacking and loaded.issubset(of_net_d):
+            raise ValueError(
+                f"{source}: expected all {len(of_net_d)} tensors of Net^D to start stage 2 from, {lacking[0]} is "
+                "missing or of another shape. Give network_g the arguments that it has in stage 1, or name the weights "
+                "of a stage 1 with these in path.pretrain_network_g."
+            )
+        return loaded
+
     # --- training ------------------------------------------------------------------------------
 
     def arranged(self, batch: Batch) -> Batch:

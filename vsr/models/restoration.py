@@ -87,8 +87,8 @@ class RestorationModel:
         else:
             for_inference(self.network_g)
 
-    def load_pretrained(self, source: str) -> None:
-        """Start from a checkpoint, read as path.param_key_g and path.strict_load_g say."""
+    def load_pretrained(self, source: str) -> set[str]:
+        """Start from a checkpoint, read as path.param_key_g and path.strict_load_g say; return what was loaded."""
         averaged = self.trains or self.options.val.weights == "ema"
         weights = read_weights(source, self.options.path.param_key_g, averaged=averaged)
         loaded = set[str]()
@@ -97,6 +97,7 @@ class RestorationModel:
                 loaded = fill(network, weights, source=source, strict=self.options.path.strict_load_g)
         if self.trains:
             self.freezing.check_loaded(loaded, source)
+        return loaded
 
     def _prepare_training(self) -> None:
         options = self.options.train
@@ -424,10 +425,22 @@ class RestorationModel:
                 f"{where}: expected GT of {scale} times the LQ size {height}x{width} (scale), "
                 f"got {'x'.join(map(str, sample['gt'].shape[-2:]))}. Check the roots and scale."
             )
+        if not train and "gt" in sample and sample["lq"].dim() == 4:
+            self._check_metrics(where, height * self.enlarges, width * self.enlarges)
         if train and "gt" not in sample:
             raise ValueError(f"{where}.dataroot_gt: expected ground truth to train on, got none. Name its root.")
         if train and self.adversary:
             self.adversary.check_sample(sample["gt"], where)
+
+    def _check_metrics(self, where: str, height: int, width: int) -> None:
+        """Refuse frames of videos that are too small for a metric which follows them."""
+        for name, metric in self.metrics.items():
+            smallest = getattr(metric, "min_size", 1) if getattr(metric, "follows", False) else 1
+            if min(height, width) < smallest:
+                raise ValueError(
+                    f"val.metrics.{name}: expected frames of {smallest}x{smallest} pixels or more in {where}, "
+                    f"got {height}x{width}. Take the metric out: val.metrics.{name}=null."
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs, as tensors and plain values."""
