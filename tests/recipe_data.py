@@ -32,7 +32,7 @@ COUNTS = {  # images that each set of this tree is measured on, by the names tha
     "Flickr1024-test": 2,
     "BunnyVal": 22,
     "BunnyVal-inner": 20,
-    "BunnyBegins": 27,
+    "BunnyBegins": 18,
     "HumanEva-val": 4,
     "HumanEva-test": 10,
     "Charades-val": 1,

@@ -158,7 +158,8 @@ def reduced(options: Options) -> list[str]:
         overrides.append("network_g.train_size=[1, 3, 32, 32]")
     overrides += [f"datasets.{key}.num_worker_per_gpu=0" for key in options.datasets]
     if options.model_type == "PredictionModel":
-        overrides += ["network_g.channels=[3, 4, 4, 8]", "network_g.embed_size=8"]
+        channels = [3, *[4] * (len(options.network_g.args["channels"]) - 2), 8]
+        overrides += [f"network_g.channels={channels}", "network_g.embed_size=8"]
         overrides += [f"network_g.{side}=16" for side in "HW" if options.network_g.args[side]]
         sizes = {"W": 16, "H": 16, "frame_interval": 2}
         overrides += [f"datasets.{key}.{name}={value}" for key in options.datasets for name, value in sizes.items()]
