@@ -1,5 +1,6 @@
 """check_data and the fingerprint know every type of data set: a small set of each, good and spoiled."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,15 @@ TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     "SingleImageDataset": ("alone", {}),
     "CharadesDataset": ("charades", {"partition": "test", "input_size": 2, "frame_interval": 1}),
     "HumanEvaDataset": ("humaneva", {"partition": "train", "input_size": 2, "frame_interval": 1}),
+    "NextFrameDataset": ("frames", {"partition": "test", "input_size": 2, "frame_interval": 1}),
+    "FMANetDataset": ("sharp clips", {**VIDEO, "val_partition": None}),
+    "FMANetTestDataset": ("clips", {}),
     "MixedDataset": ("mixed", {}),
 }
 FILES = {  # names of the files of each layout, GT and LQ; a set is as large as one of its clips
     "clips": ("gt/{clip}/{i:08d}.png", "lq/{clip}/{i:08d}.png", range(5)),
+    "sharp clips": ("gt/{clip}/{i:08d}.png", "lq/{clip}/{i:08d}.png", range(5)),
+    "frames": ("{clip}/{i:08d}.png", "", range(5)),
     "vimeo": ("gt/00001/{clip}/im{i}.png", "lq/00001/{clip}/im{i}.png", range(1, 8)),
     "images": ("gt/{clip}{i}.png", "lq/{clip}{i}.png", range(4)),
     "stereo": ("gt/{clip}/hr{i}.png", "lq/{clip}/lr{i}.png", range(2)),
@@ -57,8 +63,11 @@ def write(root: Path, layout: str) -> tuple[dict[str, str], Path]:
     for partition in ("train", "val", "test"):
         (root / f"{partition}_list.csv").write_text("0001\n0002\n", encoding="utf-8")
     last = root / (lq or gt).format(clip="0002", i=numbers[-1])
-    if layout in ("charades", "humaneva"):
+    if layout in ("charades", "humaneva", "frames"):
         return {"dataroot": str(root)}, last
+    if layout == "sharp clips":
+        shutil.copytree(root / "lq", root / "lq_sharp")
+        return {f"dataroot_{name}": str(root / name) for name in ("gt", "lq", "lq_sharp")}, last
     return {f"dataroot_{name}": str(root / name) for name, pattern in (("gt", gt), ("lq", lq)) if pattern}, last
 
 

@@ -218,9 +218,11 @@ def test_archives_are_unpacked_by_the_same_module() -> None:
 def test_an_interrupted_run_leaves_whole_outputs_only(tmp_path: Path, workers: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, time\n"
+        "import os, sys, time\n"
         "from pathlib import Path\n"
         "from vsr.data.prepare import run_jobs, write_once\n"
+        "if __name__ != '__main__':\n"
+        "    time.sleep(os.getpid() % 2)\n"  # one worker still starts when the other works
         "def slowly(path):\n"
         "    path.write_bytes(b'half')\n"
         "    time.sleep(0.05)\n"

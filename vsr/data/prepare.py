@@ -229,6 +229,7 @@ def _in_processes(work: Callable[[Job], Result], jobs: Sequence[Job], workers: i
     context = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
     if "forkserver" in _METHODS:
         context.set_forkserver_preload(["cv2", "torch"])  # once for all workers; their threads begin with first use
+        _start_server()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     flying: deque[Future[Result]] = deque()
     try:
@@ -245,6 +246,21 @@ def _in_processes(work: Callable[[Job], Result], jobs: Sequence[Job], workers: i
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_server() -> None:
+    """Start the process whose forks are the workers, if it does not run yet, so that Ctrl-C never reaches these.
+
+    One that ended by it before ``_start_worker`` would make the pool kill the others, in the middle of their work.
+    """
+    from multiprocessing import forkserver, resource_tracker  # not everywhere
+
+    resource_tracker.ensure_running()  # which lets signals through again when it has started
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process inherits it
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _start_worker() -> None:
