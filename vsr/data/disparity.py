@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vsr.data.storage import existing
 from vsr.data.stereo_patches import MULTIPLE
+from vsr.data.storage import existing
 from vsr.utils.image_headers import most_pixels
 
 Disparity = npt.NDArray[np.float32]  # (h, w)
@@ -64,8 +64,8 @@ def read_disparity(path: str | Path, size: tuple[int, int]) -> Disparity:
         path: A PNG of 16 bits grey, in 1/256 of a pixel, 0 unknown (KITTI); a PFM of one channel, in pixels, infinity
             unknown (Middlebury; its scale is that of the data set's other numbers and does not count); or a NumPy
             array (h, w), in pixels, NaN, infinity or 0 unknown.
-        size: (height, width) of the left view that it belongs to. What belongs to a view before its sides were cropped to
-            multiples of 20, as those of prepared test sets are, is cropped alike.
+        size: (height, width) of the left view that it belongs to. A map of the view before its sides were cropped to
+            multiples of 20, as prepared test sets are, is cropped alike.
 
     Raises:
         FileNotFoundError: there is no such file.
