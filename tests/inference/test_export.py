@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from kit import ROOT
-from test_contracts import NAMES, build, sides
+from test_contracts import NAMES, OF_MEMORY_EDVR, build, sides
 from torch import Tensor, nn
 
 from vsr.inference import export
@@ -31,6 +31,7 @@ NO_DYNAMIC_SIZE = {
     "SpyNet": PYRAMID,
 }
 NO_DYNAMIC_BATCH = {"BasicVSR": PAIRS, "BasicVSRPlusPlus": PAIRS, "IconVSR": PAIRS, "NAFNetSR": VIEWS, "NAFSSR": VIEWS}
+EXPORTED = [name for name in NAMES if name not in OF_MEMORY_EDVR]
 TAKES_MINUTES = {"BasicVSRPlusPlus"}  # to find that out; its SpyNet is BasicVSR's
 
 
@@ -58,7 +59,7 @@ def run_onnx(path: Path, *inputs: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_every_network_becomes_a_program_and_an_onnx_model_of_one_size(name: str, tmp_path: Path) -> None:
     network = randomised(name)
     size = sides(network, multiples=(5, 3))
@@ -72,7 +73,7 @@ def test_every_network_becomes_a_program_and_an_onnx_model_of_one_size(name: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if not hasattr(build(name), "input_size")])
+@pytest.mark.parametrize("name", [name for name in EXPORTED if not hasattr(build(name), "input_size")])
 def test_every_network_becomes_an_onnx_model_of_any_size_but_those_listed(name: str, tmp_path: Path) -> None:
     network = randomised(name)
     least = -(-max(32, network.min_size) // 32) * 32
@@ -93,7 +94,7 @@ def test_every_network_becomes_an_onnx_model_of_any_size_but_those_listed(name: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in TAKES_MINUTES])
+@pytest.mark.parametrize("name", [name for name in EXPORTED if name not in TAKES_MINUTES])
 def test_every_network_becomes_a_program_of_any_batch_but_those_listed(name: str) -> None:
     network = randomised(name)
     arguments = {"size": sides(network, multiples=(5, 3)), "dynamic": ["batch"], **a_form(network)}
