@@ -52,6 +52,7 @@ def initial(tiny: Path) -> dict[str, Any]:
     return build_network(options.network_g.as_option()).state_dict()
 
 
+@pytest.mark.slow
 def test_a_phase_of_two_processes_leaves_the_weights_of_one(tiny: Path, tmp_path: Path) -> None:
     # The wrapper that exchanges gradients is built anew when the phase ends, at step 3.
     common = [*PLAIN, "train.freeze={parts: [first], until: 3}", "train.total_iter=4", "val.val_freq=4"]

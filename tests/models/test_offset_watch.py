@@ -226,6 +226,7 @@ open(sys.argv[1] + sys.argv[0][-1], "a").write("x")
 """
 
 
+@pytest.mark.slow
 def test_processes_agree_to_drop_a_step_that_one_of_them_finds_beyond_the_limit(tmp_path: Path) -> None:
     run_in_processes(TWO_PROCESSES, 2, tmp_path)
     assert (tmp_path / "doney").read_text() == "xx"

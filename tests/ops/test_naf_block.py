@@ -44,6 +44,7 @@ def to(values: list[Any], dtype: torch.dtype) -> list[Any]:
     return [v.to(dtype) if isinstance(v, Tensor) else v for v in values]
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences() -> None:
     # in a process of its own: here the compiled kernels may be loaded, and they know float32 only
     code = (

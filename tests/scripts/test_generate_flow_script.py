@@ -47,6 +47,7 @@ def write_clips(root: Path, **counts: int) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_run_that_was_killed_goes_on_to_the_same_files(tmp_path: Path) -> None:
     root = write_clips(tmp_path / "train_sharp/X4", a=5, b=40)
