@@ -40,7 +40,7 @@ def read_similarity(
     if q.shape[2:] != k.shape[3:]:
         raise ValueError(f"q, k: expected images of one size, got {tuple(q.shape[2:])} and {tuple(k.shape[3:])}.")
     q = _scaled(q, scale)
-    logits = torch.stack([(q * slot).sum((1, 2, 3)) for slot in k.unbind(1)], 1) / q.shape[2:].numel()
+    logits = torch.stack([(q * slot).sum((1, 2, 3)) for slot in k.unbind(1)], 1) / (q.shape[2] * q.shape[3])
     weights = _masked(logits, mask).softmax(1)
     out = torch.zeros((), dtype=weights.dtype, device=v.device)
     for i, slot in enumerate(v.unbind(1)):
