@@ -190,7 +190,7 @@ class StaticMemory(nn.Module):
         mask = None
         if empty:
             k, v = (F.pad(slots, (0, 0) * 3 + (0, empty)) for slots in (k, v))
-            mask = torch.arange(self.memory_size, device=k.device).expand(len(k), -1) < count
+            mask = torch.arange(self.memory_size, device=k.device).expand(k.shape[0], -1) < count
         if self.read == "pixsim":
             k = self.flat(k.flatten(0, 1)).unflatten(0, (-1, self.memory_size))
         weights, o = [], u
@@ -349,7 +349,7 @@ class MemoryPrediction(nn.Module):
 
     def _check_input(self, x: Tensor) -> None:
         wanted = (self.num_frame, self.num_in_ch)
-        if x.dim() != 5 or tuple(x.shape[1:3]) != wanted or len(x) == 0:
+        if x.dim() != 5 or tuple(x.shape[1:3]) != wanted or x.shape[0] == 0:
             raise ValueError(f"x: expected (b, {wanted[0]}, {wanted[1]}, h, w), got {tuple(x.shape)}.")
         height, width = x.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple or not (height and width):
