@@ -23,12 +23,14 @@ from vsr.models.adversary import take_adversary
 from vsr.models.average import follow
 from vsr.models.freezing import Freezing
 from vsr.models.gradients import Gradients, autocast
+from vsr.models.measures import build_metrics, check_measurable
 from vsr.models.offset_watch import OffsetWatch
+from vsr.models.samples import check_sizes, named_frames
 from vsr.models.terms import Term, describe_terms, term_name
 from vsr.models.weights import build_network, fill, for_inference, read_weights
 from vsr.ops.build import BuildError, find_compiler
 from vsr.optim import build_optimizer, build_schedule, load_by_name, state_by_name
-from vsr.registry import LOSSES, METRICS
+from vsr.registry import LOSSES
 from vsr.utils import dist
 from vsr.utils.images import to_uint8
 from vsr.utils.records import Record
@@ -68,17 +70,7 @@ class RestorationModel:
                 f"scale: expected {scale}, what network_g ({options.network_g.type}) enlarges by with its arguments, "
                 f"got {options.scale}. Change one of the two."
             )
-        self.metrics = {name: METRICS.build(metric.metric.as_option()) for name, metric in options.val.metrics.items()}
-        for name, metric in self.metrics.items():
-            if getattr(metric, "of_pairs", False) and not self.of_pairs:
-                raise ValueError(
-                    f"val.metrics.{name}.type: expected a metric of single images for model_type {options.model_type}, "
-                    f"got {options.val.metrics[name].metric.type}, which measures stereo pairs. "
-                    "Leave it out, or use model_type: StereoModel."
-                )
-        if options.val.precision != "float32":
-            for metric in self.metrics.values():
-                metric.definition += f", network in {options.val.precision}"
+        self.metrics = build_metrics(options, of_pairs=self.of_pairs)
         val = options.val
         self.tiling = Tiling(val.tile, val.tile_overlap, shrink=val.auto_tile, option="val.tile")
         self.network_ema: nn.Module | None = None
@@ -361,7 +353,7 @@ class RestorationModel:
             with self.uncompiled():
                 frames = (restore or self.restore_at_precision)(self.prepare(batch))
             image = batch["lq"].dim() == 4
-            named = _frames(self.arranged(batch))
+            named = named_frames(self.arranged(batch))
             for (key, target), frame in zip(named, frames.reshape(-1, *frames.shape[-3:]), strict=True):
                 picture = to_uint8(frame)
                 clip, finite = key.rpartition("/")[0], bool(torch.isfinite(frame).all())
@@ -405,42 +397,15 @@ class RestorationModel:
             where: The option that the set comes from, 'datasets.train'; starts the messages.
             train: A training sample goes into the network as it is; others are padded and cropped.
         """
-        name, network = self.options.network_g.type, self.network_g
-        height, width = sample["lq"].shape[-2:]
-        multiple = getattr(network, "size_multiple", 1)
-        if train and (height % multiple or width % multiple):
-            raise ValueError(
-                f"{where}.gt_size: expected LQ crops whose sides are multiples of {multiple} for {name}, "
-                f"got {height}x{width}. Use a multiple of {multiple * self.options.scale}."
-            )
-        smallest = getattr(network, "min_size", 1)
-        if train and min(height, width) < smallest:
-            raise ValueError(
-                f"{where}.gt_size: expected LQ crops of {smallest} pixels or more for {name}, got {height}x{width}. "
-                f"Use {smallest * self.options.scale} or more."
-            )
-        scale = self.options.scale
-        if "gt" in sample and tuple(sample["gt"].shape[-2:]) != (height * scale, width * scale):
-            raise ValueError(
-                f"{where}: expected GT of {scale} times the LQ size {height}x{width} (scale), "
-                f"got {'x'.join(map(str, sample['gt'].shape[-2:]))}. Check the roots and scale."
-            )
+        name, scale = self.options.network_g.type, self.options.scale
+        check_sizes(sample, where, self.network_g, name, scale, train=train)
         if not train and "gt" in sample and sample["lq"].dim() == 4:
-            self._check_metrics(where, height * self.enlarges, width * self.enlarges)
+            height, width = sample["lq"].shape[-2:]
+            check_measurable(self.metrics, where, height * self.enlarges, width * self.enlarges)
         if train and "gt" not in sample:
             raise ValueError(f"{where}.dataroot_gt: expected ground truth to train on, got none. Name its root.")
         if train and self.adversary:
             self.adversary.check_sample(sample["gt"], where)
-
-    def _check_metrics(self, where: str, height: int, width: int) -> None:
-        """Refuse frames of videos that are too small for a metric which follows them."""
-        for name, metric in self.metrics.items():
-            smallest = getattr(metric, "min_size", 1) if getattr(metric, "follows", False) else 1
-            if min(height, width) < smallest:
-                raise ValueError(
-                    f"val.metrics.{name}: expected frames of {smallest}x{smallest} pixels or more in {where}, "
-                    f"got {height}x{width}. Take the metric out: val.metrics.{name}=null."
-                )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs, as tensors and plain values."""
@@ -489,14 +454,3 @@ class RestorationModel:
             for key, network in networks.items()
             if network is not None
         }
-
-
-def _frames(batch: Batch) -> list[tuple[str, np.ndarray | None]]:
-    """Name each output frame of a validation batch of one, with its ground truth as uint8 (h, w, 3)."""
-    key: str = batch["key"][0]
-    # "frames" stands in whole clips; the loader made a list of one-element lists of the names.
-    keys = [f"{key}/{frame[0]}" for frame in batch["frames"]] if "frames" in batch else [key]
-    if "gt" not in batch:
-        return [(key, None) for key in keys]
-    targets = batch["gt"].reshape(-1, *batch["gt"].shape[-3:]).permute(0, 2, 3, 1).contiguous().numpy()
-    return list(zip(keys, targets, strict=True))
