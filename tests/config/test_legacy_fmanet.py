@@ -94,6 +94,7 @@ def test_the_published_file_is_the_recipe(stage: int, write: Write, caplog: pyte
     assert options.train.losses == recipe.train.losses
     assert options.train.scheduler == recipe.train.scheduler
     assert options.train.optim_g == recipe.train.optim_g
+    assert options.train.lr_mul == recipe.train.lr_mul
     assert options.train.total_iter == recipe.train.total_iter
     assert options.val.metrics == recipe.val.metrics
     assert (options.val.val_freq, options.val.totals) == (recipe.val.val_freq, recipe.val.totals)

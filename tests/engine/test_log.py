@@ -32,6 +32,22 @@ def test_what_is_logged_is_the_mean_since_the_last_line(progress: TrainLog, tmp_
     assert [(entry["step"], entry["pixel"]) for entry in lines(tmp_path)] == [(2, 1.5), (4, 3.5)]
 
 
+def test_each_of_several_groups_has_its_rate_told(
+    progress: TrainLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    groups = [{"name": "a", "lr": 0.1, "params": []}, {"name": "b", "lr": 0.05, "params": []}]
+    with caplog.at_level("INFO"):
+        for step in (1, 2):
+            progress.step(step, {"pixel": torch.tensor(1.0)}, rate=0.1, keys=[], groups=groups)
+        for step in (3, 4):
+            progress.step(step, {"pixel": torch.tensor(1.0)}, rate=0.1, keys=[], groups=groups[:1])
+    assert "step 2/10  lr 0.1 (a 0.1, b 0.05)  pixel 1 " in caplog.text
+    assert "step 4/10  lr 0.1  pixel 1 " in caplog.text
+    first, second = lines(tmp_path)
+    assert (first["lr"], first["lr/a"], first["lr/b"]) == (0.1, 0.1, 0.05)
+    assert not [name for name in second if name.startswith("lr/")]
+
+
 def test_numbers_that_are_not_finite_become_null(progress: TrainLog, tmp_path: Path) -> None:
     progress.write({"step": 1, "pixel": math.nan, "psnr": math.inf})
     assert lines(tmp_path) == [{"step": 1, "pixel": None, "psnr": None}]

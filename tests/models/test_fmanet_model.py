@@ -126,15 +126,25 @@ def test_a_few_steps_lower_the_loss(stage: int, tmp_path: Path) -> None:
     assert model.finite()
 
 
-def test_net_d_and_net_r_are_groups_of_one_optimiser_with_rates_of_their_own(tmp_path: Path) -> None:
-    model = build(write_options(tmp_path, 2, TINY))
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_net_d_and_net_r_are_groups_of_one_optimiser_whose_rates_both_decay(factor: float, tmp_path: Path) -> None:
+    """The official second stage lowers Net^D's rate twice at each milestone, and Net^R's at none."""
+    model = build(
+        write_options(
+            tmp_path, 2, TINY, f"train.lr_mul={{degradation_learning_network: {factor}, restoration_network: 1.0}}",
+            "train.scheduler={type: MultiStepLR, milestones: [1], gamma: 0.5}",
+        )
+    )  # fmt: skip
     names = {parameter: name for name, parameter in model.network_g.named_parameters()}
-    groups = {
-        group["lr_mul"]: {names[p].partition(".")[0] for p in group["params"]} for group in model.optimizer.param_groups
-    }
-    assert groups == {0.5: {"degradation_learning_network"}, 1.0: {"restoration_network"}}
-    model.train_step([made_batch()], 1)
-    assert sorted(group["lr"] for group in model.optimizer.param_groups) == pytest.approx([5e-4, 1e-3])
+    groups = {group["name"]: group for group in model.optimizer.param_groups}
+    assert list(groups) == ["degradation_learning_network", "restoration_network"]
+    for name, group in groups.items():
+        assert {names[parameter].partition(".")[0] for parameter in group["params"]} == {name}
+    for step, rate in ((1, 1e-3), (2, 5e-4)):
+        before = [group["params"][0].detach().clone() for group in groups.values()]
+        model.train_step([made_batch()], step)
+        assert [group["lr"] for group in groups.values()] == pytest.approx([factor * rate, rate])
+        assert all(not torch.equal(group["params"][0], was) for group, was in zip(groups.values(), before, strict=True))
 
 
 def test_without_flow_the_step_is_that_with_a_weight_of_0(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vsr.optim import build_optimizer
+from vsr.optim import build_optimizer, load_by_name
 
 
 @pytest.fixture
@@ -19,13 +19,41 @@ def build(network: nn.Module, lr_mul: dict[str, float], **option: Any) -> torch.
     return build_optimizer({"type": "Adam", "lr": 0.1, **option}, network.named_parameters(), lr_mul=lr_mul)
 
 
-def test_one_group_a_factor_and_the_longest_match_counts(network: nn.Module) -> None:
+def test_one_group_a_part_and_the_longest_match_counts(network: nn.Module) -> None:
     groups = build(network, {"dcn": 0.5, "dcn_pack.bias": 0.0, "tail.weight": 0.5}).param_groups
-    by_factor = {group["lr_mul"]: group["params"] for group in groups}
-    assert {factor: len(params) for factor, params in by_factor.items()} == {0.5: 4, 0.0: 1, 1.0: 1}
-    assert by_factor[0.0][0] is network["dcn_pack"].bias
-    assert by_factor[1.0][0] is network["tail"].bias
+    by_name = {group["name"]: group for group in groups}
+    assert {name: (group["lr_mul"], len(group["params"])) for name, group in by_name.items()} == {
+        "dcn": (0.5, 3), "dcn_pack.bias": (0.0, 1), "tail.weight": (0.5, 1), "others": (1.0, 1)
+    }  # fmt: skip
+    assert by_name["dcn_pack.bias"]["params"][0] is network["dcn_pack"].bias
+    assert by_name["others"]["params"][0] is network["tail"].bias
     assert [group["lr"] for group in groups] == [0.1 * group["lr_mul"] for group in groups]
+
+
+def test_what_a_roll_back_slows_is_a_group_of_its_own(network: nn.Module) -> None:
+    option = {"type": "Adam", "lr": 0.1}
+    slowed = [(["dcn_pack", "tail"], 0.5), (["tail"], 0.5)]
+    groups = build_optimizer(option, network.named_parameters(), lr_mul={"dcn": 1.0}, slowed=slowed).param_groups
+    assert {group["name"]: (group["lr_mul"], len(group["params"])) for group in groups} == {
+        "dcn": (1.0, 2), "dcn x 0.5": (0.5, 2), "others x 0.25": (0.25, 2)
+    }  # fmt: skip
+
+
+def test_a_state_of_when_a_group_was_all_of_one_factor_finds_its_parameters(network: nn.Module) -> None:
+    """Such states have no names. In their order all of factor 1 come first: dcn and tail, then dcn_pack."""
+    named = list(network.named_parameters())
+    optimizer = build(network, {"dcn": 1.0, "dcn_pack": 0.5})
+    order = [f"{layer}.{kind}" for layer in ("dcn", "tail", "dcn_pack") for kind in ("weight", "bias")]
+    moments = {
+        i: {"step": torch.tensor(1.0), "exp_avg": torch.full_like(dict(named)[name], i), "exp_avg_sq": torch.ones(1)}
+        for i, name in enumerate(order)
+    }
+    state = {"state": moments, "param_groups": [{"lr_mul": 1.0}, {"lr_mul": 0.5}]}
+    load_by_name(optimizer, named, state)
+    for i, name in enumerate(order):
+        assert optimizer.state[dict(named)[name]]["exp_avg"].flatten()[0] == i
+    with pytest.raises(ValueError, match=r"expected the parameter groups of train.lr_mul, \[1.0, 0.25\]"):
+        load_by_name(build(network, {"dcn_pack": 0.25}), named, state)
 
 
 def test_without_factors_there_is_one_group(network: nn.Module) -> None:

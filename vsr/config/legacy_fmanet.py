@@ -165,11 +165,13 @@ class _Reader:
             own_weights = {k: self.get("training", f"{name}_loss_weight", float) for k, name in own.items()}
             scaled = {name: float(f"{part * weight:.12g}") for name, weight in weights.items()}
             weights = {"output": 1.0, **own_weights, **scaled}
+        networks = {"degradation_learning_network": 1.0, "restoration_network": 1.0} if stage == 2 else {}
         return {
             "total_iter": epochs * steps,
             "reference_batch": self.get("training", "batch_size", int),
             "losses": {name: {"type": "L1Loss", "loss_weight": weight} for name, weight in weights.items()},
             "optim_g": {"type": "Adam", "lr": self.get("training", "lr", float)},
+            "lr_mul": networks,
             "scheduler": {"type": "MultiStepLR", "milestones": milestones, "gamma": 0.5},
         }
 

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ class TrainLog:
         self._since = self._step_end = time.perf_counter()
         self._writer: Any = None
         self._failed: set[str] = set()
-        self._plots = VisdomPlots(options.visdom, folder.name) if options.visdom and dist.is_main() else None
+        self._plots: VisdomPlots | None = None
+        if options.visdom and dist.is_main():
+            self._plots = VisdomPlots(options.visdom, folder.name, resumed=start > 0)
         shown = dist.is_main() and sys.stderr is not None and sys.stderr.isatty()
         self._bar = tqdm(initial=start, total=total, unit="step", disable=not shown, dynamic_ncols=True)
 
@@ -57,7 +59,15 @@ class TrainLog:
         """Call when a batch has come: what passed since the last step is time spent waiting for data."""
         self._data_time += time.perf_counter() - self._step_end
 
-    def step(self, step: int, terms: dict[str, Tensor], *, rate: float, keys: list[str]) -> bool:
+    def step(
+        self,
+        step: int,
+        terms: dict[str, Tensor],
+        *,
+        rate: float,
+        keys: list[str],
+        groups: Sequence[Mapping[str, Any]] = (),
+    ) -> bool:
         """Count a step; every print_freq steps, tell of those since the last time.
 
         Args:
@@ -65,6 +75,7 @@ class TrainLog:
             terms: Scalars on the device, as ``train_step`` returns them.
             rate: Learning rate of this step.
             keys: Of the step's samples on this process.
+            groups: Of the optimiser; of several the rate of each is told under its name.
 
         Returns:
             Whether it told: then the host has waited for the device.
@@ -76,11 +87,11 @@ class TrainLog:
         self._bar.update()
         due = step % self.options.print_freq == 0 or step == self.total
         if due:
-            self._tell(step, rate, keys)
+            self._tell(step, rate, keys, groups)
         self._step_end = time.perf_counter()
         return due
 
-    def _tell(self, step: int, rate: float, keys: list[str]) -> None:
+    def _tell(self, step: int, rate: float, keys: list[str], groups: Sequence[Mapping[str, Any]]) -> None:
         sums = torch.stack(list(self._sums.values()))
         values = dist.mean(sums / sums.new_tensor(list(self._counts.values())))
         numbers = dict(zip(self._sums, values.tolist(), strict=True))  # here the host waits for the device
@@ -88,7 +99,8 @@ class TrainLog:
         seconds, data = elapsed / self._count, self._data_time / self._count
         read = readings(numbers, self._terms)
         numbers |= {f"{kind}/{name}": value for name, kinds in read.items() for kind, value in kinds.items()}
-        entry: dict[str, Any] = {"step": step, "lr": rate, **numbers}
+        rates = {f"lr/{group['name']}": float(group["lr"]) for group in groups} if len(groups) > 1 else {}
+        entry: dict[str, Any] = {"step": step, "lr": rate, **rates, **numbers}
         entry |= {"time": seconds, "data_time": data, "memory": memory()}
         if self.options.log_keys:
             entry["keys"] = keys
@@ -104,9 +116,11 @@ class TrainLog:
         if offsets:  # a line has room for one of them
             name = max(offsets, key=lambda name: math.inf if math.isnan(offsets[name]) else offsets[name])
             shown += f"  offset {offsets[name]:.4g} ({name.removeprefix(OFFSET)})"
+        each = ", ".join(f"{name.removeprefix('lr/')} {value:.3g}" for name, value in rates.items())
         log.info(
-            "step %d/%d  lr %.3g  %s  %.3f s/step (data %.3f)  %.0f MB  left %s%s",
-            step, self.total, rate, shown, seconds, data, entry["memory"], f"{days} d " if days else "", eta,
+            "step %d/%d  lr %.3g%s  %s  %.3f s/step (data %.3f)  %.0f MB  left %s%s",
+            step, self.total, rate, f" ({each})" if each else "", shown, seconds, data, entry["memory"],
+            f"{days} d " if days else "", eta,
         )  # fmt: skip
         if data > 0.1 * seconds and not self._warned_of_data:
             self._warned_of_data = True
@@ -115,7 +129,7 @@ class TrainLog:
                 100 * data / seconds,
             )
         self.write(entry)
-        for name, value in {**numbers, "lr": rate, "time": seconds, "data_time": data}.items():
+        for name, value in {**numbers, "lr": rate, **rates, "time": seconds, "data_time": data}.items():
             self.scalar(name if name.startswith(OFFSET) else f"train/{name}", value, step)
 
     def _in_brackets(self, name: str, read: Mapping[str, Mapping[str, float]]) -> str:

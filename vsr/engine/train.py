@@ -119,7 +119,8 @@ def _train(given: Options, folder: RunFolder, device: torch.device, *, force: bo
             draw += draws_a_step
             keys = [key for batch in batches for key in batch["key"]]
             faults.note(step, keys, terms)
-            told = progress.step(step, terms, rate=model.rate(step), keys=keys)
+            groups = model.optimizer.param_groups
+            told = progress.step(step, terms, rate=model.rate(step), keys=keys, groups=groups)
             saves = step % options.logger.save_checkpoint_freq == 0 or step == total
             looks = told or (saves and faults.overdue())
             if (looks and faults.judge(step, batches)) or (saves and faults.check_weights(step)):

@@ -40,17 +40,19 @@ def build_optimizer(
     *,
     slowed: Iterable[tuple[Sequence[str], float]] = (),
 ) -> torch.optim.Optimizer:
-    """Build ``{"type": name, "lr": ..., **arguments}`` over parameters grouped by their factor on the rate.
+    """Build ``{"type": name, "lr": ..., **arguments}`` over parameters grouped by what sets their rate.
 
-    Each group keeps its factor as ``group["lr_mul"]``; before a step the caller sets
-    ``group["lr"] = schedule(step) * group["lr_mul"]``. Frozen parameters belong to their group too:
-    without a gradient they get neither an update nor state.
+    Each part of ``lr_mul`` makes a group, and what matches none another one, 'others'; equal factors do not join them.
+    A group keeps the part as ``group["name"]`` and its factor as ``group["lr_mul"]``; before a step the caller sets
+    ``group["lr"] = schedule(step) * group["lr_mul"]``. Frozen parameters belong to their group too: without a gradient
+    they get neither an update nor state.
 
     Args:
         option: An optimiser as in an option file.
         named_parameters: Of the network.
         lr_mul: Part of a parameter's name -> factor; of several parts that match, the longest counts.
-        slowed: (parts of names, factor): further factors, all of which count, on what has one of the parts.
+        slowed: (parts of names, factor): further factors, all of which count, on what has one of the parts; it is
+            then a group of its own.
 
     Raises:
         ValueError: a part matches no parameter, or an argument is unknown or out of range.
@@ -65,13 +67,14 @@ def build_optimizer(
     lr = option.get("lr", 0.0)
     if not 0 <= lr < math.inf:
         raise ValueError(f"lr: expected a finite number >= 0, got {lr}")
-    groups: dict[float, dict[str, Any]] = {}
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
         part = max((p for p in lr_mul if p in name), key=len, default="")
-        factor = float(lr_mul[part]) if part else 1.0
-        factor *= math.prod(f for parts, f in slowed if any(part in name for part in parts))
-        group = groups.setdefault(factor, {"params": [], "lr": lr * factor, "lr_mul": factor})
-        group["params"].append(parameter)
+        further = math.prod(f for parts, f in slowed if any(part in name for part in parts))
+        factor = (float(lr_mul[part]) if part else 1.0) * further
+        called = (part or "others") + (f" x {further:g}" if further != 1 else "")
+        group = {"params": [], "lr": lr * factor, "lr_mul": factor, "name": called}
+        groups.setdefault((part, further), group)["params"].append(parameter)
     return OPTIMIZERS.build(option, params=list(groups.values()))
 
 
@@ -84,20 +87,31 @@ def load_by_name(optimizer: torch.optim.Optimizer, named_parameters: Named, stat
     """Give parameters the moments that those of their names had; settings and groups stay the optimiser's own.
 
     Args:
-        state: Of ``state_by_name``; or without names, of an optimiser with the same groups.
+        state: Of ``state_by_name``; or, without names, of an optimiser with a group for each factor, of the same ones.
 
     Raises:
-        ValueError: there are neither names nor the same groups.
+        ValueError: there are neither names nor the same factors.
     """
-    names, multipliers = _names(optimizer, named_parameters), [group["lr_mul"] for group in optimizer.param_groups]
-    if "names" not in state and [group["lr_mul"] for group in state["param_groups"]] != multipliers:
-        raise ValueError(
-            f"expected the parameter groups of train.lr_mul, {multipliers}: it was written before states knew the "
-            "names of parameters. Keep lr_mul as it was."
-        )
-    moments = {names.index(name): state["state"].get(i) for i, name in enumerate(state.get("names", names))}
+    parameters = dict(named_parameters)
+    names = _names(optimizer, parameters.items())
+    then = state["names"] if "names" in state else _names_by_factor(optimizer, parameters, state)
+    moments = {names.index(name): state["state"].get(i) for i, name in enumerate(then)}
     moments = {number: moment for number, moment in moments.items() if moment is not None}
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _names_by_factor(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: Mapping[str, Any]
+) -> list[str]:
+    """Return the parameters' names in the order of a state without names, from when a group was all of one factor."""
+    factors = {p: group["lr_mul"] for group in optimizer.param_groups for p in group["params"]}
+    known = list(dict.fromkeys(factors[parameter] for parameter in parameters.values()))
+    if [group["lr_mul"] for group in state["param_groups"]] != known:
+        raise ValueError(
+            f"expected the parameter groups of train.lr_mul, {known}: it was written before states knew the "
+            "names of parameters. Keep lr_mul as it was."
+        )
+    return [name for factor in known for name, parameter in parameters.items() if factors[parameter] == factor]
 
 
 def _names(optimizer: torch.optim.Optimizer, named_parameters: Named) -> list[str]:
