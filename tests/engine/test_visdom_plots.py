@@ -32,6 +32,7 @@ class Server:
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.built: dict[str, Any] = {}
+        self.windows: set[tuple[str, str]] = set()  # that are there, by environment
         self.fail = False
         self.hang: threading.Event | None = None
 
@@ -48,6 +49,10 @@ class Server:
 
     def line(self, **arguments: Any) -> None:
         self._note("line", arguments)
+        self.windows.add((arguments["env"], arguments["win"]))
+
+    def win_exists(self, win: str, env: str) -> bool:
+        return (env, win) in self.windows
 
     def image(self, **arguments: Any) -> None:
         self._note("image", arguments)
@@ -88,6 +93,24 @@ def test_curves_grow_in_their_windows_and_pictures_take_each_other_s_place(serve
     ((_, picture),) = [call for call in server.seen if call[0] == "image"]
     assert picture["img"].shape == (3, 4, 6)
     assert (picture["win"], picture["env"], picture["opts"]["caption"]) == ("weights", "run", "step 2")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_curves_of_a_run_that_goes_on_grow_and_those_of_a_new_one_begin_anew(
+    server: Server, port: int, resumed: bool
+) -> None:
+    server.windows = {("run", "train/total"), ("other", "train/lr")}  # of an earlier process, and of another run
+    plots = VisdomPlots(VisdomOptions(port=port), "run", resumed=resumed)
+    for step in (6, 7):
+        for tag in ("train/total", "train/lr"):
+            plots.line(tag, 0.5, step)
+    plots.close()
+    assert [(a["win"], a.get("update"), a["X"][0]) for _, a in server.seen] == [
+        ("train/total", "append" if resumed else None, 6),
+        ("train/lr", None, 6),
+        ("train/total", "append", 7),
+        ("train/lr", "append", 7),
+    ]
 
 
 def test_the_name_of_a_set_may_hold_what_parts_a_window_from_a_curve(server: Server, port: int) -> None:
@@ -155,7 +178,8 @@ def test_a_run_shows_its_losses_baselines_and_weights(
     server: Server, port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    train(load_options(write_humaneva(tmp_path), [f"logger.visdom={{port: {port}, timeout: 20}}"]))
+    option, given = write_humaneva(tmp_path), [f"logger.visdom={{port: {port}, timeout: 20}}"]
+    train(load_options(option, given))
     assert warnings_of(caplog) == []
     curves = {(a["win"], a["name"]) for method, a in server.seen if method == "line"}
     assert {("train/total", "network"), ("val/val/loss", "network"), ("val/val/loss", "copy-last")} < curves
@@ -165,5 +189,11 @@ def test_a_run_shows_its_losses_baselines_and_weights(
     assert "weights/best_loss/bottleneck_hop1_slot00" in pictures
     (sample,) = [name for name in pictures if name.startswith("val/val/")]
     assert sample.endswith("(input, restored, ground truth)")
-    steps = [int(a["X"][0]) for method, a in server.seen if method == "line" and a["win"] == "train/total"]
-    assert steps == [1, 2]
+
+    def points() -> list[tuple[int, str | None]]:
+        totals = [a for method, a in server.seen if method == "line" and a["win"] == "train/total"]
+        return [(int(a["X"][0]), a.get("update")) for a in totals]
+
+    assert points() == [(1, None), (2, "append")]
+    train(load_options(option, [*given, "train.total_iter=3"]))  # goes on from step 2
+    assert points()[2:] == [(3, "append")]

@@ -24,12 +24,13 @@ class VisdomPlots:
     Args:
         options: Where the server is.
         env: The environment of this run, unless the options name one.
+        resumed: The run goes on from a state: curves that the server still has grow; else they begin anew.
     """
 
-    def __init__(self, options: VisdomOptions, env: str) -> None:
-        self.options, self.env = options, options.env or env
+    def __init__(self, options: VisdomOptions, env: str, *, resumed: bool = False) -> None:
+        self.options, self.env, self.resumed = options, options.env or env, resumed
         self._calls: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(WAITING)
-        self._windows: set[str] = set()
+        self._windows: set[str] = set()  # that this process has drawn; of the sending thread
         self._ended = threading.Event()
         self._told_of_loss = False
         self._thread = threading.Thread(target=self._send_all, name="visdom", daemon=True)
@@ -44,9 +45,6 @@ class VisdomPlots:
             "X": np.array([step]), "Y": np.array([value]), "win": window, "name": curve or "network",
             "opts": {"title": window, "xlabel": "step", "showlegend": True},
         }  # fmt: skip
-        if window in self._windows:
-            arguments["update"] = "append"
-        self._windows.add(window)
         self._queue("line", arguments)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
@@ -77,11 +75,20 @@ class VisdomPlots:
             server = self._connect()
             while (call := self._calls.get()) is not None:
                 method, arguments = call
+                if method == "line" and self._is_there(server, arguments["win"]):
+                    arguments["update"] = "append"  # without it, a point would take the place of the window
                 getattr(server, method)(**arguments)
         except Exception as error:  # no package, no server, one that breaks down: of as many kinds as it has versions
             log.warning("logger.visdom: no live plots from now on: %s. All is in log.jsonl and TensorBoard, too", error)
         finally:
             self._ended.set()
+
+    def _is_there(self, server: Any, window: str) -> bool:
+        """Whether points are to be added to a window, as this run has drawn it, or what it goes on from has."""
+        if window in self._windows:
+            return True
+        self._windows.add(window)
+        return bool(self.resumed and server.win_exists(window, env=self.env))
 
     def _connect(self) -> Any:
         options = self.options
