@@ -68,7 +68,7 @@ def test_reds_becomes_figures_of_reds4_in_five_steps(
     monkeypatch.setattr(reds_preparation, "FRAMES", FRAMES)
     for split, count in COUNTS.items():
         monkeypatch.setitem(reds_files.COUNTS, split, count)
-    monkeypatch.setattr("vsr.data.fmanet.ALL_REDS", 21 + 2 - 4)
+    monkeypatch.setattr("vsr.data.fmanet.ALL_REDS", 21 + 2)
     write_reds(tmp_path / "datasets" / "REDS", LAYOUTS[layout])
 
     prepared = prepare_reds(RedsOptions(root="datasets/REDS"), workers=0).folder
@@ -94,6 +94,7 @@ def test_reds_becomes_figures_of_reds4_in_five_steps(
     assert "datasets.train: FMANetDataset, 19 clips" in caplog.text
     assert "are missing" not in caplog.text
     assert "clips to train on" not in caplog.text  # all of REDS but REDS4 is there
+    assert "clips to measure on" not in caplog.text  # and REDS4
 
     tested = "options/test/FMANet/fmanet_x4_reds4.yml"
     records = run_test(load_options(tested, [*SMALL, "datasets.test.num_worker_per_gpu=0"]))["test"]

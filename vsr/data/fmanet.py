@@ -12,7 +12,7 @@ from vsr.data.augment import Flips, Planes, Region, draw_flips
 from vsr.data.clips import ClipPair, ClipSet
 from vsr.data.flow import dis_flow
 from vsr.data.pairs import Pair
-from vsr.data.reds import partition
+from vsr.data.reds import PARTITIONS, partition
 from vsr.data.sample import Sample, prefixed, stacked
 from vsr.data.video import TrainClips, VideoTestDataset
 from vsr.registry import DATASETS
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 Partition = Literal["REDS4", "official"]
 AROUND = 32  # LQ pixels around a crop in which flow may lead out of it
-ALL_REDS = 266  # clips of train and val together without REDS4
+ALL_REDS = 270  # clips of train and val together
 
 
 @DATASETS.register
@@ -113,12 +113,8 @@ class FMANetDataset(TrainClips):
             self.flows.require(self.clips.clips, num_frame // 2)
         self.sample_bytes += 3 * (num_frame * self.crop**2 + (num_frame - 1) * gt_size**2)
         self.sample_bytes += 8 * num_frame * self.crop**2 * find_flow
-        whole = all(names is None for names in (meta_info_file, clips, exclude_clips))
-        if val_partition == "REDS4" and whole and len(self.clips.clips) != ALL_REDS:
-            log.warning(
-                "%d clips to train on; REDS has %d beside REDS4, with those of val as 240 to 269, which "
-                "scripts/prepare_reds.py puts beside those of train", len(self.clips.clips), ALL_REDS,
-            )  # fmt: skip
+        if val_partition is not None and not any((meta_info_file, clips, exclude_clips)):
+            _tell_of_count(self.clips, val_partition, take=False)
 
     def _clip_set(self, **arguments: Any) -> ClipSet:
         return ClipSet(**arguments, **self._kept)
@@ -194,6 +190,8 @@ class FMANetTestDataset(VideoTestDataset):
         )  # fmt: skip
         if gt_frames not in ("centre", "all"):
             raise ValueError(f"gt_frames: expected 'centre' or 'all', got {gt_frames!r}.")
+        if val_partition is not None and not any((meta_info_file, clips, exclude_clips)):
+            _tell_of_count(self.clips, val_partition, take=True)
         self.all_gt = gt_frames == "all"
         ends = num_frame // 2 if drop else 0
         self._items = [(clip, i) for clip in self.clips.clips for i in range(ends, len(clip) - ends)]
@@ -220,6 +218,23 @@ class FMANetTestDataset(VideoTestDataset):
         if not self.all_gt:
             return super()._window_gt(clip, position, window)
         return stacked([self._gt(clip.pair(i)) for i in window])
+
+
+def _tell_of_count(clips: ClipSet, name: Partition, *, take: bool) -> None:
+    """Warn if a set with all clips of a partition of REDS, or with all others, has not as many as there are."""
+    of_partition = set(PARTITIONS[name])
+    found = {int(number) for clip in clips.clips if (number := clip.name.rpartition("/")[2]).isdigit()}
+    if take and (missing := of_partition - found):
+        log.warning(
+            "%d clips to measure on: val_partition %s has %d, and its figures are means over all; missing: %s",
+            len(clips.clips), name, len(of_partition), ", ".join(f"{number:03d}" for number in sorted(missing)),
+        )  # fmt: skip
+    elif not take and len(clips.clips) != ALL_REDS - len(of_partition):
+        log.warning(
+            "%d clips to train on; REDS has %d beside those of val_partition %s, with the clips of val as 240 to 269, "
+            "which scripts/prepare_reds.py puts beside those of train",
+            len(clips.clips), ALL_REDS - len(of_partition), name,
+        )  # fmt: skip
 
 
 def _grown(region: Region, size: tuple[int, int]) -> Region:
