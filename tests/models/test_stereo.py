@@ -1,5 +1,6 @@
 """The model of stereo pairs: networks of both views and of one, what it measures, saves and refuses."""
 
+import csv
 import itertools
 import sys
 from pathlib import Path
@@ -200,8 +201,44 @@ def test_pairs_are_measured_as_a_whole_with_their_true_disparity(official: Path,
             assert record.metrics[name] == pytest.approx(expected, abs=1e-9)
         assert (record.metrics["error"] > 0.8) == known
     report = (root / "report.html").read_text(encoding="utf-8")
-    assert "crop 0; by true disparity where it is known, else SGBM on the target" in report
-    assert "SGBM on the target, mean of both views" not in report
+    assert f"crop 0; by {'true disparity' if known else 'what SGBM finds in the target'}<br>" in report
+    with (root / "Flickr1024-sr-test.csv").open(encoding="utf-8") as file:
+        assert [row["disparity reference"] for row in csv.DictReader(file)] == 2 * ["truth" if known else "SGBM"]
+
+
+def test_a_pair_that_has_no_value_leaves_its_set_a_mean_and_each_set_tells_its_reference(
+    official: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The truth of the first pair leads out of the right view: nothing of it can be compared."""
+    (official.parent / "disparity").mkdir()
+    np.save(official.parent / "disparity" / "0001.npy", np.full((40, 120), 500))
+    np.save(official.parent / "disparity" / "0002.npy", np.full((40, 120), 6))
+    roots = f"dataroot_gt: {official.parent}/hr, num_worker_per_gpu: 0"
+    given = [f"datasets.val.dataroot_disparity={official.parent}/disparity"]
+    given += [f"datasets.val_2={{name: other, type: PairedStereoImageDataset, {roots}}}"]
+    given += [f"val.metrics.{name}.type={kind}" for name, kind in CONSISTENCY.items()]
+    torch.save({"params": model_of(official).network_g.state_dict()}, official.parent / "net.pth")
+    options = options_of(official, *given, f"path.pretrain_network_g={official.parent}/net.pth")
+    with caplog.at_level("INFO", logger="vsr"):
+        results = run_test(options)
+    first, second = results["val"]
+    assert list(first.metrics) == ["psnr", "ssim"]
+    assert list(second.metrics) == ["psnr", "ssim", *CONSISTENCY]
+    for name in CONSISTENCY:
+        assert f"0001: {name} is nan; the pair is left out of its mean" in caplog.text
+        assert f"; {name} has no value, nor counts, in 0001" in caplog.text
+    with (official.parent / "results" / options.name / "report.csv").open(encoding="utf-8") as file:
+        known, found = csv.DictReader(file)
+    assert {name: float(known[name]) for name in CONSISTENCY} == {n: second.metrics[n] for n in CONSISTENCY}
+    assert (known["disparity reference"], found["disparity reference"]) == ("truth", "SGBM")
+    end = "; by true disparity on Flickr1024-sr-test; by what SGBM finds in the target on other"
+    assert f"crop 0{end}" in caplog.text[caplog.text.index("totals of 2 sets") :]
+    assert end in (official.parent / "results" / options.name / "report.html").read_text(encoding="utf-8")
+
+
+def test_true_disparities_stay_on_the_host(official: Path) -> None:
+    batch = {"lq": torch.zeros(1, 6, 4, 8), "disparity": torch.ones(1, 8, 16), "key": ["0001"]}
+    assert list(model_of(official).prepare(batch)) == ["lq", "key"]
 
 
 def test_metrics_of_pairs_are_refused_of_single_images(official: Path) -> None:

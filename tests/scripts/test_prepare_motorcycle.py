@@ -105,4 +105,4 @@ def test_a_short_run_trains_validates_and_tests(
     assert 5 < values["psnr"] < float(table[0]["bicubic psnr"])
     assert float(table[0]["bicubic bad"]) < values["bad"] <= 100
     page = (tmp_path / "results" / file / "report.html").read_text(encoding="utf-8")
-    assert "by true disparity where it is known" in page
+    assert "crop 0; by true disparity<br>" in page

@@ -118,6 +118,11 @@ class PairedStereoImageDataset(Dataset[Sample]):
         return len(self.keys)
 
     @property
+    def has_disparity(self) -> bool:
+        """Whether items have the true ``disparity``."""
+        return bool(self._disparities)
+
+    @property
     def gt_files(self) -> list[str]:
         """The left view's file of every item: GT's, or LQ's where there is no GT."""
         root, files = next(iter(self._files.values()))

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from vsr.config import DatasetOptions, Options
 from vsr.data.loader import build_dataset, build_val_loader, share_of
 from vsr.data.workers import WatchedLoader
 from vsr.engine.hangs import HangWatch
+from vsr.engine.results import REFERENCES
 from vsr.engine.stopping import StopRequest
 from vsr.models.prediction import PredictionModel
 from vsr.models.restoration import Batch, OnFrame, RestorationModel
@@ -47,6 +48,12 @@ class EvaluationSet:
         self.compare_bicubic = options.val.compare_bicubic or options.model_type == "PredictionModel"
         self._baseline: list[Record] | None = None
         self._mean_of_memory: list[Record] | None = None
+
+    def reference(self, model: RestorationModel) -> str | None:
+        """What disparities are compared with, a key of ``vsr.engine.results.REFERENCES``; None: no metric has any."""
+        if not any(getattr(metric, "of_pairs", False) for metric in model.metrics.values()):
+            return None
+        return "truth" if getattr(self.dataset, "has_disparity", False) else "SGBM"
 
     @property
     def beside(self) -> str:
@@ -175,9 +182,18 @@ def told(items: Iterable[Item], name: str, count: int) -> Iterator[Item]:
                 log.info("%s: %d of %d, about %.0f s left", name, done, count, each * (count - done))
 
 
-def definitions(model: RestorationModel) -> Mapping[str, str]:
-    """Return each metric's exact definition, by its name in ``val.metrics``."""
-    return {name: metric.definition for name, metric in model.metrics.items()}
+def definitions(model: RestorationModel, sets: Sequence[EvaluationSet]) -> Mapping[str, str]:
+    """Return each metric's exact definition on these sets, by its name in ``val.metrics``."""
+    known: dict[str, list[str]] = {}  # the names of the sets by their reference
+    for part in sets:
+        if (reference := part.reference(model)) is not None:
+            known.setdefault(REFERENCES[reference], []).append(part.name)
+    where = {text: "" if len(known) == 1 else f" on {', '.join(names)}" for text, names in known.items()}
+    by = "; ".join(f"by {text}{on}" for text, on in where.items())
+    return {
+        name: f"{metric.definition}; {by}" if getattr(metric, "of_pairs", False) and by else metric.definition
+        for name, metric in model.metrics.items()
+    }
 
 
 def higher_is_better(options: Options, model: RestorationModel, name: str) -> bool:

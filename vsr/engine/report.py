@@ -148,7 +148,8 @@ def _all_sets(sets: Sequence[SetReport]) -> str:
 
 def _set(part: SetReport) -> list[str]:
     names = metric_names(part.records, part.definitions)
-    pieces = [f"<h2>{escape(part.name)}</h2>\n", f'<p class="faint">{escape(how(part.records, names))}.</p>\n']
+    said = how(part.records, dict.fromkeys([*names, *part.definitions]))
+    pieces = [f"<h2>{escape(part.name)}</h2>\n", f'<p class="faint">{escape(said)}.</p>\n']
     if names:
         pieces += [_tables(part, names), _definitions(part, names), _curve(part, names[0])]
     if part.examples:

@@ -15,17 +15,25 @@ BESIDE = {  # what the network is compared with: the input, brought to the outpu
     "input": "the input as it is",
     "copy": "the last input frame, a prediction that nothing moves",
 }
+REFERENCES = {  # what the disparities of a set's restored pairs are compared with
+    "truth": "true disparity",
+    "SGBM": "what SGBM finds in the target",
+}
 MOST_ROWS = 40  # clips or images that the screen lists; of more it shows the total alone
 LONGEST_LABEL = 32  # characters of a clip's name on the screen
 
 
 @dataclass(frozen=True)
 class Row:
-    """The means of one clip, one image or the whole set, by metric; a metric that was not measured is absent."""
+    """The means of one clip, one image or the whole set, by metric; a metric that was not measured is absent.
+
+    Of a whole set ``reference`` tells what disparities were compared with, a key of REFERENCES; None: there are none.
+    """
 
     label: str
     restored: Mapping[str, float]
     baseline: Mapping[str, float]
+    reference: str | None = None
 
     def gain(self, name: str) -> float | None:
         """Return the restored mean minus the baseline's; None if one is missing, or both are infinite."""
@@ -87,6 +95,8 @@ def how(records: Sequence[Record], names: Iterable[str]) -> str:
     for name in names:
         values = [record.metrics[name] for record in records if name in record.metrics]
         infinite, undefined = sum(map(math.isinf, values)), sum(map(math.isnan, values))
+        lacking = [record.key for record in records if record.image and record.metrics and name not in record.metrics]
+        text += f"; {name} has no value, nor counts, in {_named(lacking)}" if lacking else ""
         text += f"; {name} is infinite in {infinite} of {len(values)}" if infinite else ""
         text += f"; {name} is not a number in {undefined} of {len(values)}" if undefined else ""
     return text
@@ -133,13 +143,15 @@ def format_table(
     shown = rows(records, names, baseline)
     if len(shown) - 1 > MOST_ROWS:
         shown = shown[-1:]
-    heading = f"{name}: {how(records, names)}"
+    heading = f"{name}: {how(records, dict.fromkeys([*names, *definitions]))}"
     return "\n".join([heading, *_explained(shown, names, definitions, beside if baseline is not None else None)])
 
 
-def set_row(name: str, records: Sequence[Record], baseline: Sequence[Record] | None = None) -> Row:
-    """Return the totals of a set, to stand beside those of other sets."""
-    return replace(rows(records, metric_names(records), baseline)[-1], label=name)
+def set_row(
+    name: str, records: Sequence[Record], baseline: Sequence[Record] | None = None, reference: str | None = None
+) -> Row:
+    """Return the totals of a set, to stand beside those of other sets; for ``reference`` see Row."""
+    return replace(rows(records, metric_names(records), baseline)[-1], label=name, reference=reference)
 
 
 def format_sets(sets: Sequence[Row], definitions: Mapping[str, str], beside: str | None = None) -> str:
@@ -192,8 +204,9 @@ def write_csv(
     *,
     beside: str = "bicubic",
     fingerprint: str | None = None,
+    reference: str | None = None,
 ) -> None:
-    """Write one line a frame: key, clip, frame, each metric, each metric of the baseline, the fingerprint.
+    """Write one line a frame: key, clip, frame, each metric, each metric of the baseline, reference, fingerprint.
 
     Numbers have all their digits; what was not measured is empty. The file is whole or absent.
     """
@@ -202,29 +215,37 @@ def write_csv(
     with atomic_write(Path(path), "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         others = [f"{beside} {name}" for name in names] if baseline is not None else []
-        writer.writerow(["key", "clip", "frame", *names, *others, *(["fingerprint"] if fingerprint else [])])
+        ends = {"disparity reference": reference, "fingerprint": fingerprint}
+        ends = {title: value for title, value in ends.items() if value}
+        writer.writerow(["key", "clip", "frame", *names, *others, *ends])
         for record in records:
             clip, frame = record.clip, record.key.removeprefix(f"{record.clip}/")
             values = [record.metrics.get(name, "") for name in names]
             values += [measured.get(record.key, {}).get(name, "") for name in names] if others else []
-            writer.writerow([record.key, clip, frame, *values, *([fingerprint] if fingerprint else [])])
+            writer.writerow([record.key, clip, frame, *values, *ends.values()])
 
 
 def write_sets_csv(path: str | Path, sets: Sequence[Row], beside: str | None = None) -> None:
-    """Write one line a set: its name, the total of each metric, and those of the baseline; numbers as ``write_csv``."""
+    """Write one line a set: its name, the totals, those of the baseline, the reference; numbers as ``write_csv``."""
     names = measured_in(sets)
     others = [f"{beside} {name}" for name in names] if beside is not None else []
     with atomic_write(Path(path), "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["set", *names, *others])
+        compared_with = ["disparity reference"] if any(row.reference for row in sets) else []
+        writer.writerow(["set", *names, *others, *compared_with])
         for row in sets:
             compared = [row.baseline.get(name, "") for name in names] if others else []
+            compared += [row.reference or ""] if compared_with else []
             writer.writerow([row.label, *(row.restored.get(name, "") for name in names), *compared])
 
 
 def _mean(values: Sequence[float]) -> float:
     # fsum is exact, so the mean of equal values is that value; it refuses infinities of both signs
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
+
+
+def _named(keys: Sequence[str]) -> str:
+    return ", ".join(_shorten(key) for key in keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def test(options: Options) -> dict[str, list[Record]]:
     for test_set in test_sets:
         model.check_sample(test_set.dataset[0], f"datasets.{test_set.key}", train=False)
 
+    defined = definitions(model, test_sets)
     results, reports, totals, seconds, data = {}, [], [], {}, {}
     for test_set in test_sets:
         pictures = root / "visualization" / test_set.name
@@ -74,20 +76,21 @@ def test(options: Options) -> dict[str, list[Record]]:
         records = results[test_set.key] = test_set.measure(model, save)
         seconds[test_set.name] = (time.perf_counter() - began) / max(len(records), 1) * dist.world_size()
         baseline = test_set.baseline(model)
-        totals.append(set_row(test_set.name, records, baseline))
-        log.info("\n%s", format_table(test_set.name, records, definitions(model), baseline, test_set.beside))
+        reference = test_set.reference(model)
+        totals.append(set_row(test_set.name, records, baseline, reference))
+        log.info("\n%s", format_table(test_set.name, records, defined, baseline, test_set.beside))
         if isinstance(model, PredictionModel):
             compare_predictions(test_set, model, records, baseline)
         if dist.is_main():
-            data[test_set.name] = fingerprint(test_set.dataset)
-            log.info("data of %s: %s", test_set.name, data[test_set.name])
+            found = data[test_set.name] = fingerprint(test_set.dataset)
+            log.info("data of %s: %s", test_set.name, found)
             table = root / f"{test_set.name}.csv"
-            write_csv(table, records, baseline, beside=test_set.beside, fingerprint=data[test_set.name])
-            reports.append(report_of(test_set, model, options, records, baseline, pictures))
+            write_csv(table, records, baseline, beside=test_set.beside, fingerprint=found, reference=reference)
+            reports.append(report_of(test_set, model, options, records, baseline, pictures, defined))
     if dist.is_main():
         if len(reports) > 1 and any(row.restored for row in totals):
             beside = common_baseline(reports)
-            log.info("\n%s", format_sets(totals, definitions(model), beside))
+            log.info("\n%s", format_sets(totals, defined, beside))
             write_sets_csv(root / SETS, totals, beside)
         about = facts(model, options, weights, seconds, data)
         write_report(root / "report.html", title=options.name, facts=about, sets=reports)
@@ -135,6 +138,7 @@ def report_of(
     records: list[Record],
     baseline: list[Record] | None,
     pictures: Path,
+    defined: Mapping[str, str],
 ) -> SetReport:
     """Put together the report of one set, with the pictures of its best, median and worst frame.
 
@@ -155,7 +159,7 @@ def report_of(
         records=records,
         baseline=baseline,
         beside=test_set.beside,
-        definitions=definitions(model),
+        definitions=defined,
         higher_is_better=higher,
         examples=examples,
     )

@@ -62,6 +62,7 @@ class Validation:
     def run(self, step: int) -> None:
         """Validate on every set; log, show and save. If the run is asked to stop, it is as if nothing had been done."""
         measured: dict[str, dict[str, float]] = {}  # the totals by set
+        defined = definitions(self.model, self.sets)
         for val_set in self.sets:
             shown: dict[str, np.ndarray] = {}  # the first frame, for TensorBoard and Visdom
             records = val_set.measure(self.model, self._on_frame(val_set, step, shown), stop=self.stop)
@@ -72,7 +73,7 @@ class Validation:
             if self.stop.asked():
                 return
             means = measured[val_set.name] = totals(records, list(self.model.metrics))
-            table = format_table(val_set.name, records, definitions(self.model), baseline, val_set.beside)
+            table = format_table(val_set.name, records, defined, baseline, val_set.beside)
             log.info("step %d\n%s", step, table)
             baselines = against_baselines(val_set.name, means, baseline, memory_mean) if memory_mean else {}
             self.progress.write({"step": step, "val": val_set.name, **means, **baselines})

@@ -355,4 +355,4 @@ def calculate_warped_psnr(
 
 
 def _described(what: str, crop_border: int) -> str:
-    return f"{what}, crop {crop_border}; by true disparity where it is known, else SGBM on the target"
+    return f"{what}, crop {crop_border}"

@@ -1,6 +1,8 @@
 """Restoration of stereo pairs."""
 
 import itertools
+import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,10 @@ import torch
 from torch import Tensor
 
 from vsr.config import Options
-from vsr.models.restoration import Batch, RestorationModel
+from vsr.models.restoration import Batch, Pictures, RestorationModel
 from vsr.registry import MODELS
+
+log = logging.getLogger(__name__)
 
 
 @MODELS.register
@@ -17,7 +21,8 @@ class StereoModel(RestorationModel):
     """Networks that map the two views of a pair, (b, 6, h, w), left one first, to ``scale`` times their size.
 
     Image networks work here, too: each view is restored by itself. A pair's metrics are the means over its views.
-    Metrics of pairs as a whole get the true disparity where the data set has it.
+    Metrics of pairs as a whole get the true disparity where the data set has it; a pair for which one of them has no
+    finite value has no entry of it in its record, so that the others keep their mean.
     """
 
     of_pairs = True
@@ -48,6 +53,20 @@ class StereoModel(RestorationModel):
             )
         super().check_sample(sample, where, train=train)
 
+    def prepare(self, batch: Batch) -> dict[str, Any]:
+        """As RestorationModel.prepare, but for the true disparity: metrics read that on the host."""
+        return super().prepare({name: part for name, part in batch.items() if name != "disparity"})
+
+    def _measure(
+        self, restored: np.ndarray, target: np.ndarray, before: Pictures | None, batch: Batch
+    ) -> dict[str, float]:
+        """Return the values of a pair; metrics of pairs that have none, or an infinite one, are left out and told."""
+        values = super()._measure(restored, target, before, batch)
+        for name in [name for name, metric in self.metrics.items() if getattr(metric, "of_pairs", False)]:
+            if not math.isfinite(values[name]):
+                log.warning("%s: %s is %s; the pair is left out of its mean", batch["key"][0], name, values.pop(name))
+        return values
+
     def measured(self, metric: Any, restored: np.ndarray, target: np.ndarray, batch: Batch) -> float:
         if not getattr(metric, "of_pairs", False):
             return super().measured(metric, restored, target, batch)
@@ -62,7 +81,6 @@ class StereoModel(RestorationModel):
     def restore(self, batch: Batch) -> Tensor:
         """As RestorationModel.restore; the self-ensemble is of the four flips that keep a pair's geometry."""
         val = self.options.val
-
         if not self.sees_both:
             return _joined(self._restored(_apart(batch["lq"]), self_ensemble=val.self_ensemble))
         if not val.self_ensemble:
