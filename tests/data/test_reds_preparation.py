@@ -13,20 +13,23 @@ import pytest
 import yaml
 from killing import tree
 
-from vsr.data import reds_files
+from vsr.data import reds_files, reds_preparation
 from vsr.data.archive_sources import Archive
 from vsr.data.lmdb_storage import LmdbStorage
-from vsr.data.reds_files import ARCHIVES, SUBSETS, clips_below, clips_in_archive
-from vsr.data.reds_preparation import RedsOptions, option_lines, prepare_reds
+from vsr.data.reds_files import ARCHIVES, SUBSETS, Found, clips_below, clips_in_archive
+from vsr.data.reds_preparation import Reds, RedsOptions, option_lines, prepare_reds
 from vsr.data.video import VideoTestDataset
 from vsr.registry import DATASETS
 
+FRAMES = 10  # of a clip, where REDS has 100
 SIZES = {"sharp": (16, 24), "sharp_bicubic": (4, 6), "blur": (16, 24), "blur_bicubic": (4, 6)}
 
 
 @pytest.fixture(autouse=True)
 def fewer_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """21 clips of train, so that REDS4 is among them, and 2 of val and of test."""
+    """21 clips of train, so that REDS4 is among them, and 2 of val and of test, of few frames."""
+    for module in (reds_files, reds_preparation):
+        monkeypatch.setattr(module, "FRAMES", FRAMES)
     for split, count in {"train": 21, "val": 2, "test": 2}.items():
         monkeypatch.setitem(reds_files.COUNTS, split, count)
 
@@ -39,7 +42,7 @@ def clips_of(subset: str, root: Path, nesting: str, count: int | None = None) ->
         (folder / f"{clip:03d}").mkdir(parents=True)
         first = folder / f"{clip:03d}" / "00000000.png"
         cv2.imwrite(str(first), np.full((*SIZES[kind], 3), clip + 100 * (split == "val"), np.uint8))
-        for frame in range(1, 100):
+        for frame in range(1, FRAMES):
             os.link(first, first.with_name(f"{frame:08d}.png"))
     return folder
 
@@ -65,9 +68,9 @@ def test_clips_are_found_however_they_were_unpacked(tmp_path: Path, nesting: str
     (tmp_path / "REDS (1)" / "notes").mkdir()
     clips = clips_below(tmp_path / "REDS (1)")
     assert {name: len(found) for name, found in clips.items()} == dict(zip(FOUR, (21, 21, 2, 2), strict=True))
-    assert {found.frames for subset in clips.values() for found in subset.values()} == {100}
+    assert {found.frames for subset in clips.values() for found in subset.values()} == {FRAMES}
     reds = prepare_reds(RedsOptions(root=str(tmp_path / "REDS (1)")), workers=0)
-    regrouped = reds.folder / "train_sharp_bicubic" / "X4" / "022" / "00000099.png"
+    regrouped = reds.folder / "train_sharp_bicubic" / "X4" / "022" / "00000009.png"
     assert cv2.imread(str(regrouped))[0, 0, 0] == 101
     assert len(os.listdir(reds.folder / "train_sharp")) == 23
 
@@ -93,7 +96,7 @@ def test_the_folder_reds4_is_passed_over_for_its_val_is_of_train(tmp_path: Path)
 
 def test_of_two_copies_the_complete_one_is_used(tmp_path: Path) -> None:
     broken, whole = (clips_of("val_sharp", tmp_path / name, "{subset}") for name in ("a", "long/er/b"))
-    (broken / "001" / "00000050.png").unlink()
+    (broken / "001" / "00000005.png").unlink()
     found = clips_below(tmp_path)["val_sharp"]
     assert [found[name].folder for name in ("000", "001")] == [broken / "000", whole / "001"]
 
@@ -121,8 +124,8 @@ def test_archives_become_sets_that_a_data_set_reads(tmp_path: Path) -> None:
     prepare_reds(options, workers=0)
     assert tree(root) == after
     lists = {path.name: path.read_text().splitlines() for path in reds.folder.glob("meta_info_*")}
-    assert lists["meta_info_REDS_GT.txt"] == [f"{clip:03d} 100 (16,24,3)" for clip in range(23)]
-    assert lists["meta_info_REDSval_official_test_GT.txt"] == ["021 100 (16,24,3)", "022 100 (16,24,3)"]
+    assert lists["meta_info_REDS_GT.txt"] == [f"{clip:03d} {FRAMES} (16,24,3)" for clip in range(23)]
+    assert lists["meta_info_REDSval_official_test_GT.txt"] == [f"{clip} {FRAMES} (16,24,3)" for clip in ("021", "022")]
     assert [line[:3] for line in lists["meta_info_REDS4_test_GT.txt"]] == ["000", "011", "015", "020"]
     assert sorted(os.listdir(reds.folder / "REDS4" / "sharp_bicubic")) == ["000", "011", "015", "020"]
     assert len(LmdbStorage().clips(str(reds.folder / "train_sharp_bicubic_with_val.lmdb"), "x")) == 23
@@ -139,9 +142,37 @@ def test_archives_become_sets_that_a_data_set_reads(tmp_path: Path) -> None:
             val["dataroot_lq"] = str(reds.folder / "train_sharp_bicubic" / "X4")
         data = VideoTestDataset(**val, scale=4, num_frame=3)
         assert data.clip_names == ["000", "011", "015", "020"]
-        sample = data[399]
+        sample = data[4 * FRAMES - 1]
         assert sample["gt"].shape[-2:] == (16, 24)
         assert int(sample["gt"].max()) == 20
+
+
+def test_fma_net_s_sets_are_told_with_the_flow_or_what_makes_it() -> None:
+    folder = Path("/data/my REDS")
+    clips = dict.fromkeys([f"{clip:03d}" for clip in range(23)], Found(folder, FRAMES))
+    names = ("train_sharp", "train_sharp_bicubic/X4", "train_blur_bicubic/X4")
+    reds = Reds(folder, dict.fromkeys(names, clips), {})
+    made = option_lines(reds, folder / "train_flow_bicubic" / "X4").split("# FMA-Net")[1]
+    written = yaml.safe_load(f"# {made}")
+    train, val = written["datasets"]["train"], written["datasets"]["val"]
+    assert train == {
+        "type": "FMANetDataset", "dataroot_gt": f"{folder}/train_sharp",
+        "dataroot_lq": f"{folder}/train_blur_bicubic/X4", "dataroot_lq_sharp": f"{folder}/train_sharp_bicubic/X4",
+        "dataroot_flow": f"{folder}/train_flow_bicubic/X4", "io_backend": {"type": "disk"}, "val_partition": "REDS4",
+    }  # fmt: skip
+    shared = ("dataroot_gt", "dataroot_lq", "io_backend", "val_partition")
+    assert val == {"type": "FMANetTestDataset", "gt_frames": "all", **{name: train[name] for name in shared}}
+    found = option_lines(reds)
+    assert "# python scripts/generate_flow.py '/data/my REDS/train_sharp_bicubic/X4'\n" in found
+    assert f'# dataroot_flow: "{folder}/train_flow_bicubic/X4"\n' in found
+    later = yaml.safe_load(f"# {found.split('# FMA-Net')[1]}")["datasets"]["train"]
+    assert later == {**{name: train[name] for name in train if name != "dataroot_flow"}, "find_flow": True}
+    few = Reds(folder, dict.fromkeys(names[:2], clips), {})
+    assert "FMANet" not in option_lines(few)
+    lmdbs = {name: folder / f"{name.partition('/')[0]}.lmdb" for name in names}
+    in_lmdb = yaml.safe_load(f"# {option_lines(Reds(folder, reds.sets, lmdbs)).split('# FMA-Net')[1]}")
+    assert in_lmdb["datasets"]["val"]["dataroot_lq"] == f"{folder}/train_blur_bicubic.lmdb"
+    assert in_lmdb["datasets"]["train"]["io_backend"] == {"type": "lmdb"}
 
 
 def test_another_choice_of_regrouping_needs_another_folder(tmp_path: Path) -> None:
@@ -153,7 +184,7 @@ def test_another_choice_of_regrouping_needs_another_folder(tmp_path: Path) -> No
     apart = prepare_reds(RedsOptions(root=str(tmp_path), regroup="none", output=str(tmp_path / "b")), workers=0)
     assert {name: len(clips) for name, clips in apart.sets.items()} == {"train_sharp": 21, "val_sharp": 2}
     line = (apart.folder / "meta_info_REDSval_official_test_GT.txt").read_text().splitlines()[0]
-    assert line == "000 100 (16,24,3)"
+    assert line == f"000 {FRAMES} (16,24,3)"
 
 
 def test_copies_stand_for_links_where_they_are_asked_for(tmp_path: Path) -> None:
@@ -161,7 +192,7 @@ def test_copies_stand_for_links_where_they_are_asked_for(tmp_path: Path) -> None
     clips_of("train_sharp", tmp_path, "{subset}")
     reds = prepare_reds(RedsOptions(root=str(tmp_path), regroup="copy"), workers=0)
     assert not any(path.is_symlink() for path in reds.folder.rglob("*"))
-    assert len(list(reds.folder.glob("train_sharp/*/*.png"))) == 2300
+    assert len(list(reds.folder.glob("train_sharp/*/*.png"))) == 23 * FRAMES
 
 
 def test_val_stays_apart_where_the_regrouped_kinds_would_not_match(
@@ -188,7 +219,7 @@ def test_what_is_missing_is_said_with_the_archive_that_has_it(tmp_path: Path) ->
     ) as caught:
         prepare_reds(RedsOptions(root=str(tmp_path)), workers=0)
     assert "train_sharp: 1 of 21 clips are missing (017); they are in train_sharp.zip" in str(caught.value)
-    assert f"{folder / '004'}: expected 100 frames, got 99; they are in train_sharp.zip" in str(caught.value)
+    assert f"{folder / '004'}: expected 10 frames, got 9; they are in train_sharp.zip" in str(caught.value)
     assert "\n" not in str(caught.value)
     for choice in ({"subsets": ["val_sharp"]}, {"needed": ["val_sharp"]}):
         with pytest.raises(ValueError, match=r"val_sharp: is missing; they are in val_sharp\.zip"):

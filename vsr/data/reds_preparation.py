@@ -13,12 +13,14 @@ import contextlib
 import functools
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vsr.data.archive_sources import fetch_archives
+from vsr.data.flow import default_flow_root
 from vsr.data.lmdb_writer import Recipe
 from vsr.data.prepare import run_jobs, target_folder, write_once
 from vsr.data.prepare_outputs import lmdb_of, quoted, write_lines
@@ -49,6 +51,7 @@ REDS4 = ("000", "011", "015", "020")  # of train, kept for testing by Wang et al
 OFFICIAL4 = ("240", "241", "246", "257")  # of val as it is regrouped; BasicSR's smaller validation set
 REGROUP = ("links", "copy", "none")
 MAX_SAID = 5  # faults in one message
+_BLURRED, _CLEAR = "train_blur_bicubic/X4", "train_sharp_bicubic/X4"  # what FMA-Net restores, and what its flow is of
 
 
 @dataclass(frozen=True)
@@ -339,7 +342,7 @@ def _lmdb(folder: Path, name: str, sets: Mapping[str, Mapping[str, Found]], enco
 
 
 def option_lines(reds: Reds, flow: Path | None = None) -> str:
-    """Return the data sets for an option file, one pair for each kind of LQ frames.
+    """Return the data sets for an option file, one pair for each kind of LQ frames, and FMA-Net's, which need two.
 
     Args:
         reds: What was prepared.
@@ -348,7 +351,39 @@ def option_lines(reds: Reds, flow: Path | None = None) -> str:
     if "train_sharp" not in reds.sets:
         return ""
     kinds: list[str | None] = [name for name in reds.sets if name.startswith("train_") and name != "train_sharp"]
-    return "\n".join(_pair(reds, name, flow) for name in kinds or [None])
+    parts = [_pair(reds, name, flow) for name in kinds or [None]]
+    if _BLURRED in reds.sets and _CLEAR in reds.sets:
+        parts.append(_of_fmanet(reds, flow))
+    return "\n".join(parts)
+
+
+def _of_fmanet(reds: Reds, flow: Path | None) -> str:
+    """Return the lines for FMA-Net: blurred and sharp frames in low resolution, and the flow of these."""
+    gt, lq, sharp = (quoted(reds.lmdbs.get(n, reds.folder / n)) for n in ("train_sharp", _BLURRED, _CLEAR))
+    backend = f"    io_backend: {{type: {'lmdb' if reds.lmdbs else 'disk'}}}"
+    roots = [f"    dataroot_gt: {gt}", f"    dataroot_lq: {lq}", backend, "    val_partition: REDS4"]
+    lines = [
+        "# FMA-Net, see options/train/FMANet",
+        "scale: 4",
+        "datasets:",
+        "  train:",
+        "    type: FMANetDataset",
+        *roots,
+    ]
+    lines.append(f"    dataroot_lq_sharp: {sharp}")
+    if flow is not None:
+        lines.append(f"    dataroot_flow: {quoted(flow)}")
+    else:
+        clear = reds.folder / _CLEAR
+        lines.append(
+            "    find_flow: true # while training; or made once, by the command, and then in place of this line:"
+        )
+        lines.append(f"    # python scripts/generate_flow.py {shlex.quote(str(clear))}")
+        lines.append(f"    # dataroot_flow: {quoted(default_flow_root(clear))}")
+    if all(clip in reds.sets["train_sharp"] for clip in REDS4):
+        lines += ["  val:", "    type: FMANetTestDataset", *roots]
+        lines.append("    gt_frames: all # of stage 1; in stage 2 leave it out")
+    return "\n".join(lines) + "\n"
 
 
 def _pair(reds: Reds, lq: str | None, flow: Path | None) -> str:
