@@ -1,4 +1,4 @@
-"""prepare_flickr1024.py and prepare_stereo.py: from the downloaded trees to a training that runs on what they make."""
+"""prepare_flickr1024.py and prepare_stereo.py: what they make of the downloaded trees; test_stereo_system.py trains."""
 
 import importlib.util
 import subprocess
@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from killing import environment, kill_and_repeat, tree
 from stereo_pairs import made_pair, photographed_pair
 
-from vsr.config import load_options
 from vsr.data.encodings import ENCODINGS
 from vsr.data.paired_stereo_image import PairedStereoImageDataset
-from vsr.engine.train import train
 from vsr.utils.images import Frame, write_image
 
 ROOT = Path(__file__).parents[2]
@@ -72,25 +72,7 @@ def samples(output: Path, encoding: str | None) -> list[dict[str, Any]]:
     ]
 
 
-def options_for(output: Path, encoding: str | None, workers: int = 0) -> list[str]:
-    end = ".lmdb" if encoding else ""
-    roots = {
-        "train.dataroot_gt": f"patches_x4{end}",
-        "train.dataroot_lq": f"patches_x4{end}",
-        "val.dataroot_gt": f"test/Flickr1024/hr{end}",
-        "val.dataroot_lq": f"test/Flickr1024/lr_x4{end}",
-    }
-    overrides = [f"datasets.{key}={output}/{name}" for key, name in roots.items()]
-    overrides += [f"datasets.{key}.io_backend.type={'lmdb' if encoding else 'disk'}" for key in ("train", "val")]
-    overrides += [f"datasets.{key}.num_worker_per_gpu={workers}" for key in ("train", "val")]
-    return [
-        *overrides, f"path.experiments_root={output}/experiments", "network_g.width=8", "network_g.num_blks=2",
-        "datasets.train.batch_size_per_gpu=2", "train.total_iter=2", "val.val_freq=2", "logger.print_freq=1",
-        "logger.use_tb_logger=false",
-    ]  # fmt: skip
-
-
-def test_flickr1024_as_downloaded_trains_from_files_and_from_lmdbs(tmp_path: Path, script: Any) -> None:
+def test_flickr1024_as_downloaded_gives_the_same_samples_in_files_and_in_lmdbs(tmp_path: Path, script: Any) -> None:
     write_flickr(tmp_path / "raw", {"Train": 2, "Validation": 1, "Test": 1})
     write_image(tmp_path / "raw" / "Train" / "0002_L.png", made_pair((150, 416), disparity=12, seed=8)[0])
     before = tree(tmp_path / "raw")
@@ -113,19 +95,9 @@ def test_flickr1024_as_downloaded_trains_from_files_and_from_lmdbs(tmp_path: Pat
             assert one["key"] == other["key"]
             assert all(torch.equal(one[name], other[name]) for name in ("lq", "gt"))
     assert tree(tmp_path / "raw") == before
-    results = []
-    for encoding in (None, "tiles"):
-        file = ROOT / "options" / "train" / "NAFSSR" / "nafssr_t_x4.yml"
-        options = load_options(file, options_for(outputs[encoding], encoding, workers=2 if encoding else 0))
-        train(options)
-        log_file = outputs[encoding] / "experiments" / options.name / "log.jsonl"
-        lines = [line for line in log_file.read_text(encoding="utf-8").splitlines() if '"val"' in line]
-        assert len(lines) == 1
-        results.append(lines[0])
-    assert results[0] == results[1]
 
 
-def test_a_photographed_pair_is_prepared_and_trained_on(tmp_path: Path, script: Any) -> None:
+def test_a_photographed_pair_has_as_many_patches_as_fit(tmp_path: Path, script: Any) -> None:
     left, right = (view[:320, :600] for view in photographed_pair())
     for folder in ("Train", "Test"):
         (tmp_path / "raw" / folder).mkdir(parents=True)
@@ -138,9 +110,6 @@ def test_a_photographed_pair_is_prepared_and_trained_on(tmp_path: Path, script: 
         "made/patches_x4: 9 patches of 1 pairs",
         "made/test/Flickr1024: 1 pairs",
     ]
-    file = ROOT / "options" / "train" / "NAFSSR" / "nafssr_t_x4.yml"
-    overrides = [*options_for(tmp_path / "made", None), "train.total_iter=1", "val.compare_bicubic=true"]
-    train(load_options(file, overrides))
 
 
 def test_middleburys_patches_come_first(tmp_path: Path, script: Any) -> None:
@@ -170,11 +139,44 @@ def test_kittis_listed_pairs_become_a_test_set(tmp_path: Path, script: Any) -> N
     (tmp_path / "list.txt").write_text("000002\n000000\n", encoding="utf-8")
     status, said, errors = script("prepare_stereo", "kitti2012", "KITTI", "--list", "list.txt", "--output", "o")
     assert (status, said) == (0, "o/test/KITTI2012: 2 pairs\n"), errors
+    assert not (tmp_path / "o/test/KITTI2012/disparity").exists()
     dataset = PairedStereoImageDataset(
         dataroot_gt=str(tmp_path / "o/test/KITTI2012/hr"), dataroot_lq=str(tmp_path / "o/test/KITTI2012/lr_x2"), scale=2
     )
     assert dataset.keys == ["000000", "000002"]
     assert dataset[0]["gt"].shape == (6, 60, 120)
+
+
+@pytest.mark.parametrize("more", [[], ["--lmdb", "png"]], ids=["files", "lmdb"])
+def test_true_disparities_come_along_cropped_as_the_images(tmp_path: Path, script: Any, more: list[str]) -> None:
+    """KITTI's training images have them in 16 bits, 0 unknown, and Middlebury's scenes as PFM, the last row first."""
+    truth = np.random.default_rng(0).integers(1, 4000, (43, 61)).astype(np.float32) / 256
+    truth[5, 7] = 0
+    pair = made_pair((43, 61), disparity=6)
+    kitti, scene = tmp_path / "KITTI" / "training", tmp_path / "Middlebury" / "Aloe"
+    for folder in ("image_2", "image_3", "disp_noc_0", "disp_occ_0"):
+        (kitti / folder).mkdir(parents=True)
+    scene.mkdir(parents=True)
+    for number, view in enumerate(pair):
+        write_image(kitti / f"image_{2 + number}" / "000003_10.png", view)
+        write_image(scene / f"im{number}.png", view)
+    for factor, folder in ((256, "disp_noc_0"), (128, "disp_occ_0")):
+        cv2.imwrite(str(kitti / folder / "000003_10.png"), (truth * factor).astype(np.uint16))
+    infinite = np.where(truth > 0, truth, np.inf)[::-1].astype("<f4")
+    (scene / "disp0.pfm").write_bytes(b"Pf\n61 43\n-1.0\n" + infinite.tobytes())
+    for kind, root, name in (
+        ("kitti2015", kitti, "KITTI2015/disparity/000003"),
+        ("middlebury", scene.parent, "Middlebury/disparity/Aloe"),
+    ):
+        for _ in range(2):  # the same again goes on
+            status, said, errors = script("prepare_stereo", kind, str(root), "--output", "o", *more)
+            assert status == 0, errors
+            assert said.endswith(": 1 pairs, 1 with disparity\n")
+        np.testing.assert_array_equal(np.load(tmp_path / "o" / "test" / f"{name}.npy"), truth[:40, :60])
+    if not more:
+        made = tmp_path / "o" / "test" / "Middlebury"
+        roots = {f"dataroot_{key}": str(made / folder) for key, folder in (("gt", "hr"), ("disparity", "disparity"))}
+        np.testing.assert_array_equal(PairedStereoImageDataset(scale=2, **roots)[0]["disparity"], truth[:40, :60])
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vsr.data.stereo_patches import MULTIPLE
+from vsr.data.stereo_files import DISPARITY_SUFFIXES, MULTIPLE
 from vsr.data.storage import existing
 from vsr.utils.image_headers import most_pixels
 
 Disparity = npt.NDArray[np.float32]  # (h, w)
 
-SUFFIXES = (".png", ".pfm", ".npy")
 KITTI_SCALE = 256  # of the numbers in a 16-bit PNG
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PFM = re.compile(rb"(Pf|PF)\s+(\d{1,9})\s+(\d{1,9})\s+([-+0-9.eE]{1,30})\s")  # kind, width, height, scale
@@ -37,7 +36,7 @@ def find_disparities(root: str, keys: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     missing = []
     for key in keys:
-        names = [f"{name}{suffix}" for name in (key, f"{key}/disp0") for suffix in SUFFIXES]
+        names = [f"{name}{suffix}" for name in (key, f"{key}/disp0") for suffix in DISPARITY_SUFFIXES]
         files = [name for name in names if (folder / name).is_file()]
         if len(files) > 1:
             raise ValueError(
@@ -51,7 +50,7 @@ def find_disparities(root: str, keys: Sequence[str]) -> dict[str, str]:
     if missing:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ValueError(
-            f"dataroot_disparity: expected KEY or KEY/disp0 in '{root}', {', '.join(SUFFIXES)}, "
+            f"dataroot_disparity: expected KEY or KEY/disp0 in '{root}', {', '.join(DISPARITY_SUFFIXES)}, "
             f"for each pair, got none for {len(missing)} of {len(keys)}: {some}. Add them, or choose by meta_info_file."
         )
     return found

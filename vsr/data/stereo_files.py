@@ -17,6 +17,10 @@ MARKS = (
     ("left", "right"),
 )  # fmt: skip
 KITTI = {"kitti2012": ("colored_0", "colored_1"), "kitti2015": ("image_2", "image_3")}
+# Beside the views, in the order of preference: disparities of what both views show, and of all that the left one shows.
+KITTI_DISPARITY = ("disp_noc", "disp_noc_0", "disp_occ", "disp_occ_0")
+DISPARITY_SUFFIXES = (".png", ".pfm", ".npy")
+MULTIPLE = 20  # of which the sides of test images are, so that one HR folder serves every scale
 FIRST_MOMENT = "_10"  # of the two moments of each KITTI scene; the second is _11
 _NAMED = 3  # files that a message lists
 
@@ -29,19 +33,22 @@ class StereoFiles:
         name: Of the pair.
         left, right: Its files.
         size: (height, width) of each view.
+        disparity: File of the left view's true disparity; None: there is none.
     """
 
     name: str
     left: Path
     right: Path
     size: tuple[int, int]
+    disparity: Path | None = None
 
 
 def find_marked(root: str | Path, argument: str = "root") -> list[StereoFiles]:
     """Find the pairs of a folder by the ends of their files' names, see MARKS: in the folder itself or one below it.
 
-    Of a folder for each scene, other images are passed over. In the folder itself, if no name says which view it is,
-    neighbours in the order of their names are pairs, as iPASSR takes them.
+    Of a folder for each scene, other images are passed over, and disp0.pfm, .npy or .png is its disparity. In the
+    folder itself, if no name says which view it is, neighbours in the order of their names are pairs, as iPASSR takes
+    them.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -63,22 +70,27 @@ def find_marked(root: str | Path, argument: str = "root") -> list[StereoFiles]:
             )
         return _with_sizes(_complete(folder, flat, strict=True))
     pairs: dict[str, tuple[Path, Path]] = {}
+    truths: dict[str, list[Path]] = {}  # where they may be
     scenes = in_order([entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")])
     for scene in scenes:
         images = _images(folder / scene)
         found = _complete(folder / scene, images, strict=False) if images else {}
         for name, files in found.items():
             pairs[f"{scene}_{name}" if name else scene] = files
+        if list(found) == [""]:
+            truths[scene] = [folder / scene / f"disp0{suffix}" for suffix in DISPARITY_SUFFIXES]
     if not pairs:
         raise ValueError(
             f"{argument}: expected images of stereo pairs in '{root}' or in folders in it, named with one of "
             f"{_marks_text()}, got none. Check the path."
         )
-    return _with_sizes(pairs)
+    return _with_sizes(pairs, truths)
 
 
 def find_kitti(root: str | Path, which: str, names_file: str | None = None) -> list[StereoFiles]:
     """Find the pairs of KITTI 2012 or 2015: of each scene the first moment, NNNNNN_10.png.
+
+    KITTI gives disparities of its training images alone, in the first of KITTI_DISPARITY that is there.
 
     Args:
         root: The folder with colored_0 and colored_1 (2012) or image_2 and image_3 (2015), or one that has it as
@@ -110,7 +122,8 @@ def find_kitti(root: str | Path, which: str, names_file: str | None = None) -> l
         listed = [stem(name).removesuffix(FIRST_MOMENT) for name in read_image_list(names_file)]
         wanted = pick(listed, dict.fromkeys(found), f"list {names_file}")
     _check_partners(folder, [next(iter(found[name].values())) for name in wanted if len(found[name]) < 2])
-    return _with_sizes({name: (found[name][views[0]], found[name][views[1]]) for name in wanted})
+    truths = {name: [folder / kind / f"{name}{FIRST_MOMENT}.png" for kind in KITTI_DISPARITY] for name in wanted}
+    return _with_sizes({name: (found[name][views[0]], found[name][views[1]]) for name in wanted}, truths)
 
 
 def _images(folder: Path) -> list[str]:
@@ -165,12 +178,17 @@ def _neighbours(folder: Path, names: Sequence[str]) -> dict[str, tuple[Path, Pat
     return {stem(left): (folder / left, folder / right) for left, right in pairs}
 
 
-def _with_sizes(pairs: Mapping[str, tuple[Path, Path]]) -> list[StereoFiles]:
-    """Look at all headers; raise ValueError if two views of a pair differ in size."""
+def _with_sizes(
+    pairs: Mapping[str, tuple[Path, Path]], truths: Mapping[str, Sequence[Path]] | None = None
+) -> list[StereoFiles]:
+    """Look at all headers; raise ValueError if two views of a pair differ in size.
+
+    Of ``truths``, the files that may be a pair's disparity, the first that exists is taken.
+    """
     with ThreadPoolExecutor(8) as pool:  # waiting for the disk
         sizes = list(pool.map(image_size, (path for pair in pairs.values() for path in pair)))
     found = [
-        (StereoFiles(name, left, right, size), other)
+        (StereoFiles(name, left, right, size, next(filter(Path.is_file, (truths or {}).get(name, ())), None)), other)
         for (name, (left, right)), size, other in zip(pairs.items(), sizes[::2], sizes[1::2], strict=True)
     ]
     wrong = [

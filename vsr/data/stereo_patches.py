@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import numpy as np
 
 from vsr.data.augment import Region
+from vsr.data.disparity import read_disparity
 from vsr.data.lmdb_sources import Shared, Source, Sources
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.prepare import run_jobs, target_folder, write_once
-from vsr.data.stereo_files import StereoFiles
+from vsr.data.stereo_files import MULTIPLE, StereoFiles
 from vsr.utils.files import way_to
 from vsr.utils.images import Frame, read_image
 from vsr.utils.resize import imresize
@@ -25,7 +27,6 @@ from vsr.utils.resize import imresize
 PATCH = (30, 90)  # height and width in LQ pixels
 STRIDE = 20  # LQ pixels from one patch to the next
 MARGIN = (2, 4)  # LQ pixels that are left out before the first patch, and at least behind the last one
-MULTIPLE = 20  # of which the sides of test images are, so that one HR folder serves every scale
 SCALES = (2, 4)
 
 
@@ -193,7 +194,8 @@ def _low_image(high: Shared, scale: int) -> Frame:
 def make_test_set(pairs: PairSet, target: str | Path, *, lmdb: str | None, workers: int, dry_run: bool) -> str:
     """Write a test set: TARGET/hr/NAME/{hr0,hr1}.png, and lr_x2 and lr_x4 with NAME/{lr0,lr1}.png; or three LMDBs.
 
-    HR images are cropped to multiples of MULTIPLE, at the bottom and at the right.
+    HR images are cropped to multiples of MULTIPLE, at the bottom and at the right. Where true disparities are known,
+    TARGET/disparity/NAME.npy has them, cropped alike.
 
     Args:
         pairs: The pairs; they are never halved.
@@ -203,7 +205,7 @@ def make_test_set(pairs: PairSet, target: str | Path, *, lmdb: str | None, worke
         A line that says what there is, or would be.
 
     Raises:
-        ValueError: an image is too small; or as ``make_patches``.
+        ValueError: an image is too small; a disparity as in ``read_disparity``; or as ``make_patches``.
         OSError: the disk is full.
     """
     target = Path(target)
@@ -211,7 +213,7 @@ def make_test_set(pairs: PairSet, target: str | Path, *, lmdb: str | None, worke
         if min(files.size) < MULTIPLE:
             size = "x".join(map(str, files.size))
             raise ValueError(f"{files.left}: expected {MULTIPLE} pixels a side or more, got {size}. Move it away.")
-    recipe = _recipe([pairs], target)
+    recipe, known = _recipe([pairs], target), [files for files in pairs.pairs if files.disparity]
     with target_folder(target, recipe | {"lmdb": lmdb}, dry_run=dry_run) as folder:
         if lmdb is not None:
             for name, scale in _subsets():
@@ -221,7 +223,11 @@ def make_test_set(pairs: PairSet, target: str | Path, *, lmdb: str | None, worke
         elif not dry_run:
             jobs = [(files, folder) for files in pairs.pairs]
             run_jobs(write_pair, jobs, workers=workers, what=str(target), unit="pairs")
-    return f"{target}: {len(pairs.pairs)} pairs{', would be made' if dry_run else ''}"
+        if known and not dry_run:
+            maps = [(files, folder) for files in known]
+            run_jobs(write_disparity, maps, workers=workers, what=f"{target}/disparity", unit="maps")
+    told = f", {len(known)} with disparity" if known else ""
+    return f"{target}: {len(pairs.pairs)} pairs{told}{', would be made' if dry_run else ''}"
 
 
 def write_pair(job: tuple[StereoFiles, Path]) -> int:
@@ -238,6 +244,18 @@ def write_pair(job: tuple[StereoFiles, Path]) -> int:
             _write_png(target, imresize(high, 1 / scale) if scale > 1 else high)
         written += len(missing)
     return written
+
+
+def write_disparity(job: tuple[StereoFiles, Path]) -> int:
+    """Write a pair's disparity into the folder of a test set if it is not there; return how many files were written."""
+    files, folder = job
+    assert files.disparity is not None
+    target = folder / "disparity" / f"{files.name}.npy"
+    if target.exists():
+        return 0
+    height, width = (side // MULTIPLE * MULTIPLE for side in files.size)
+    known = read_disparity(files.disparity, files.size)[:height, :width]
+    return int(write_once(target, lambda temporary: np.save(temporary, known)))
 
 
 def _whole_images(files: StereoFiles, scale: int) -> Iterator[Source]:
