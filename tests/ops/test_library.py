@@ -383,5 +383,5 @@ opcheck(deform_conv.modulated_deform_conv2d_op, (x.requires_grad_(), *arguments[
 compiled = torch.compile(deform_conv.modulated_deform_conv2d, fullgraph=True, backend="aot_eager")
 torch.testing.assert_close(compiled(x, offset, mask, weight, None, 1, 1, 1, 1, 2), first)
 """
-    environment = {**os.environ, "VSR_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT), "VSR_OPS": "require"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VSR_OPS": "require"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=tmp_path)
