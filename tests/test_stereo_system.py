@@ -7,6 +7,7 @@ import csv
 import logging
 import math
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from kit import ROOT, assert_same_run, history, kill, launch, run, steps_told, w
 from stereo_pairs import made_pair
 
 from vsr.config import load_options
+from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.stereo_sets import prepare_flickr1024, prepare_stereo
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
@@ -26,6 +28,7 @@ from vsr.utils.images import read_image, write_image
 pytestmark = pytest.mark.slow
 
 TRAIN = {"0001": (151, 411), "0002": (173, 433), "0003": (164, 399)}  # of the second, x2, the last patch just fits
+FLICKR = {"Train": TRAIN, "Validation": {"0001": (97, 143)}, "Test": {"0001": (107, 161), "0002": (95, 129)}}
 SETS = ["KITTI2012", "KITTI2015", "Middlebury", "Flickr1024"]  # in the order of options/test/NAFSSR
 SMALL = [
     "network_g.width=8", "network_g.num_blks=2", "datasets.train.batch_size_per_gpu=2",
@@ -39,8 +42,7 @@ SSIMS = {
 }
 
 
-def write_flickr(root: Path) -> None:
-    sizes = {"Train": TRAIN, "Validation": {"0001": (97, 143)}, "Test": {"0001": (107, 161), "0002": (95, 129)}}
+def write_flickr(root: Path, sizes: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
     for folder, pairs in sizes.items():
         (root / folder).mkdir(parents=True)
         for seed, (name, size) in enumerate(pairs.items()):
@@ -91,12 +93,9 @@ def check_patches(raw: Path, patches: Path, scale: int) -> None:
     assert len([path for path in patches.iterdir() if path.is_dir()]) == number
 
 
-def test_downloaded_trees_become_patches_lmdbs_weights_and_one_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)  # the option files name datasets/StereoSR
-    raw, made = tmp_path / "raw", tmp_path / "datasets" / "StereoSR"
-    write_flickr(raw)
+def test_trees_with_mistakes_are_told_of_before_anything_is_written(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    write_flickr(raw, {"Train": {"0001": (40, 60), "0002": (40, 60)}})
     partner = raw / "Train" / "0002_R.png"
     partner.rename(raw / "Train" / "right2.png")
     for mend, message in (
@@ -105,42 +104,61 @@ def test_downloaded_trees_become_patches_lmdbs_weights_and_one_table(
     ):
         before = tree(tmp_path)
         with pytest.raises(ValueError, match=message):
-            prepare_flickr1024(str(raw), str(made), scales=(2, 4))
+            prepare_flickr1024(str(raw), str(tmp_path / "made"), scales=(2, 4))
         assert tree(tmp_path) == before
         mend()
 
-    arguments = [str(raw), "--output", str(made), "--scale", "2", "4"]
-    status, output = run("scripts/prepare_flickr1024.py", *arguments)
-    assert status == 0, output
-    for scale, count in ((2, 2 * 6 + 3 * 7 + 3 * 6), (4, 1 + 1 + 1)):
-        assert f"patches_x{scale}: {count} patches of 3 pairs" in output
-        check_patches(raw, made / f"patches_x{scale}", scale)
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw trees in raw, and in datasets/StereoSR all that is made of them, in files and in LMDBs."""
+    root = tmp_path_factory.mktemp("stereo")
+    raw, made = root / "raw", root / "datasets" / "StereoSR"
+    write_flickr(raw, FLICKR)
     write_others(raw)
+    told = prepare_flickr1024(str(raw), str(made), scales=(2, 4))
+    for scale, count in ((2, 2 * 6 + 3 * 7 + 3 * 6), (4, 1 + 1 + 1)):
+        assert f"{made}/patches_x{scale}: {count} patches of 3 pairs" in told
     for kind, name in (("kitti2012", "KITTI2012"), ("kitti2015", "KITTI2015"), ("middlebury", "Middlebury")):
         prepare_stereo(kind, str(raw / name), str(made))
     flickr = made / "test" / "Flickr1024"
-    folders = [made / "patches_x4", flickr / "hr", flickr / "lr_x4"]
-    status, output = run("scripts/make_lmdb.py", *map(str, folders), "--encoding", "tiles")
-    assert status == 0, output
+    for folder in (made / "patches_x2", made / "patches_x4", flickr / "hr", flickr / "lr_x2", flickr / "lr_x4"):
+        make_lmdb(Recipe(str(folder), f"{folder}.lmdb", "tiles"))
+    return root
 
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_patches_are_as_many_as_the_formula_says_and_equal_a_direct_computation(prepared: Path, scale: int) -> None:
+    check_patches(prepared / "raw", prepared / "datasets" / "StereoSR" / f"patches_x{scale}", scale)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_lmdbs_become_weights_and_one_table(
+    prepared: Path, scale: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(prepared)  # the option files name datasets/StereoSR
+    made = Path("datasets/StereoSR")
+    flickr = made / "test" / "Flickr1024"
     lmdb = [f"datasets.{key}.io_backend.type=lmdb" for key in ("train", "val")]
-    lmdb += [f"datasets.train.dataroot_{root}={made}/patches_x4.lmdb" for root in ("gt", "lq")]
-    lmdb += [f"datasets.val.dataroot_{root}={flickr}/{name}.lmdb" for root, name in (("gt", "hr"), ("lq", "lr_x4"))]
-    for name, scale, more in (("files", 4, []), ("lmdb", 4, lmdb), ("x2", 2, [])):
-        file = ROOT / f"options/train/NAFSSR/nafssr_t_x{scale}.yml"
-        train(load_options(file, [f"name={name}", *SMALL, *more]))
-    assert_same_run(tmp_path / "experiments" / "files", tmp_path / "experiments" / "lmdb", 2)
+    lmdb += [f"datasets.train.dataroot_{root}={made}/patches_x{scale}.lmdb" for root in ("gt", "lq")]
+    lmdb += [
+        f"datasets.val.dataroot_{root}={flickr}/{name}.lmdb" for root, name in (("gt", "hr"), ("lq", f"lr_x{scale}"))
+    ]
+    file = ROOT / f"options/train/NAFSSR/nafssr_t_x{scale}.yml"
+    train(load_options(file, [f"name=lmdb{scale}", *SMALL, *lmdb]))
+    if scale == 4:
+        train(load_options(file, ["name=files", *SMALL]))
+        assert_same_run(prepared / "experiments" / "files", prepared / "experiments" / "lmdb4", 2)
 
     metrics = ["val.metrics.ssim_2d.type=calculate_ssim", "val.metrics.ssim_3d={type: calculate_ssim, ssim3d: true}"]
-    weights = f"path.pretrain_network_g={tmp_path}/experiments/files/models/net_g_2.pth"
+    weights = f"path.pretrain_network_g={prepared}/experiments/lmdb{scale}/models/net_g_2.pth"
     workers = [f"datasets.{key}.num_worker_per_gpu=0" for key in ("test", "test_2", "test_3", "test_4")]
-    options = load_options(
-        ROOT / "options/test/NAFSSR/nafssr_t_x4.yml", [*SMALL[:2], *metrics, *workers, weights, "val.save_img=true"]
-    )
+    file = ROOT / f"options/test/NAFSSR/nafssr_t_x{scale}.yml"
+    options = load_options(file, [*SMALL[:2], *metrics, *workers, weights, "val.save_img=true"])
     with caplog.at_level(logging.INFO, logger="vsr"):
         run_test(options)
     said = caplog.text[caplog.text.index("totals of 4 sets") :]
-    check_results(said.splitlines(), tmp_path / "results" / "NAFSSR_T_x4", made)
+    check_results(said.splitlines(), prepared / "results" / f"NAFSSR_T_x{scale}", made)
 
 
 def check_results(table: list[str], results: Path, made: Path) -> None:
@@ -173,16 +191,17 @@ def check_results(table: list[str], results: Path, made: Path) -> None:
 
 
 @pytest.mark.fault
-def test_the_same_command_goes_on_after_a_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_flickr(tmp_path / "raw")
-    prepare_flickr1024(str(tmp_path / "raw"), str(tmp_path / "made"))
-    made = tmp_path / "made"
+def test_the_same_command_goes_on_after_a_sigterm_with_twice_the_steps_for_half_the_batch(
+    prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = prepared / "datasets" / "StereoSR"
     arguments = ["-opt", str(ROOT / "options/train/NAFSSR/nafssr_s_x4.yml"), "--set", *SMALL]  # S leaves out blocks
     arguments += [f"datasets.train.dataroot_{root}={made}/patches_x4" for root in ("gt", "lq")]
     arguments += [f"datasets.val.dataroot_gt={made}/test/Flickr1024/hr"]
-    arguments += [f"datasets.val.dataroot_lq={made}/test/Flickr1024/lr_x4"]
-    arguments += [f"path.experiments_root={tmp_path}", "train.total_iter=12", "train.scheduler.T_max=12"]
-    process = launch("train.py", *arguments, "name=parts")
+    arguments += [f"datasets.val.dataroot_lq={made}/test/Flickr1024/lr_x4", "val.val_freq=100"]
+    arguments += [f"path.experiments_root={tmp_path}", "train.reference_batch=4"]
+    half = ["train.total_iter=6", "train.scheduler.T_max=6", "train.scale_iterations=true", "name=parts"]
+    process = launch("train.py", *arguments, *half)
     try:
         wait_for_steps(tmp_path / "parts", 2, process)
         process.send_signal(signal.SIGTERM)
@@ -190,11 +209,14 @@ def test_the_same_command_goes_on_after_a_sigterm(tmp_path: Path, monkeypatch: p
     finally:
         kill(process)
     assert process.returncode == 0, output
+    assert "numbers of steps are multiplied by 2 (total_iter: 12 in place of 6)" in output
     done = max(history(tmp_path / "parts"))
     assert 2 <= done < 12
-    status, output = run("train.py", *arguments, "name=parts")
+    status, output = run("train.py", *arguments, *half)
     assert status == 0, output
     assert steps_told(tmp_path / "parts") == list(range(1, 13))  # each once: it neither began anew nor repeated any
-    monkeypatch.chdir(tmp_path)
-    train(load_options(arguments[1], [*arguments[3:], "name=whole"]))
+    whole = [*arguments[3:], "train.total_iter=12", "train.scheduler.T_max=12", "name=whole"]
+    with caplog.at_level(logging.WARNING, logger="vsr"):
+        train(load_options(arguments[1], whole))
+    assert "multiply them by 2 (total_iter: 24); train.scale_iterations: true does" in caplog.text  # and it is not done
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 12)
