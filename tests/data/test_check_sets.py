@@ -211,6 +211,41 @@ def test_frames_in_memory_are_not_loaded_for_the_check(roots: Path, monkeypatch:
     assert checked(roots, cache_data=True).ok
 
 
+def test_sharp_lq_frames_of_fma_net_are_looked_at_too(roots: Path) -> None:
+    """Clips are named as REDS's, and nested as its archives unpack; sharp LQ is like LQ but for one gray level."""
+    for clip, number in zip("abc", ("000", "001", "240"), strict=True):
+        for root, below in (("gt", "train/gt"), ("lq", "lq/X4")):
+            (roots / "nested" / root / below).mkdir(parents=True, exist_ok=True)
+            shutil.move(roots / root / clip, roots / "nested" / root / below / number)
+    sharp = Path(shutil.copytree(roots / "nested/lq/lq/X4", roots / "nested/sharp"))
+    arguments = {
+        "type": "FMANetDataset", "gt_size": 16, "val_partition": "REDS4", "dataroot_lq_sharp": str(sharp),
+        "dataroot_gt": str(roots / "nested/gt"), "dataroot_lq": str(roots / "nested/lq"),
+    }  # fmt: skip
+
+    def result() -> SetCheck:
+        return check_data(options(roots, train=arguments))[0]
+
+    good = result()
+    assert (good.problems, good.clips, good.images, good.lq, good.decoded) == ([], 2, 12, "12x16", 36)
+    assert good.fingerprint is not None  # as it was before there were sharp frames: GT and LQ alone
+    without = arguments | {"dataroot_lq_sharp": None}
+    assert good.fingerprint == check_data(options(roots, train=without))[0].fingerprint
+    write_image(sharp / "001/003.png", np.full((12, 16, 3), np.arange(16)[:, None] * 16, np.uint8))  # another picture
+    assert any("1 of 12 decoded images do not look like the same picture" in note for note in result().notes)
+    write_image(sharp / "001/004.png", np.zeros((12, 17, 3), np.uint8))
+    (sharp / "001/002.png").write_bytes(b"")
+    assert_told(result(), "001/004.png: expected LQ of 12x16", "001/002.png: expected an image, got an empty file")
+    (sharp / "240/005.png").unlink()  # with it the set cannot be built
+    found = result()
+    assert_told(
+        found, "240/005.png: expected a sharp LQ image '240/005' for it, got none",
+        "001/004.png: expected LQ of 12x16", "001/002.png: expected an image, got an empty file",
+    )  # fmt: skip
+    assert (found.clips, found.images, found.gt, found.lq) == (2, 12, "48x64", "12x16")
+    assert len(found.problems) == 4  # these, and what the set itself said
+
+
 def test_a_set_that_does_not_tell_its_images_is_noted(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent:
         is_train = False

@@ -173,15 +173,15 @@ def _check_sizes(
     result.images = len(images)
     sizes: dict[str, tuple[int, int]] = {}
     crop = section.dataset.args.get("gt_size") or 0
-    found: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    found: tuple[Counter[str], ...] = Counter(), Counter(), Counter()  # of GT, LQ, sharp LQ
     by_clip: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     small = []
     for image, answers in zip(images, _in_threads(_headers, images, f"datasets.{result.key}: headers"), strict=True):
         for answer in answers:
             if isinstance(answer, str):
                 result.problem(answer)
-        gt, lq = answers
-        for path, answer, counter in zip(image.pair[:2], answers, found, strict=True):
+        gt, lq, sharp = answers
+        for path, answer, counter in zip((*image.pair[:2], image.sharp), answers, found, strict=True):
             if path is not None and isinstance(answer, tuple):
                 sizes[path] = answer
                 counter[_by(answer)] += 1
@@ -189,6 +189,8 @@ def _check_sizes(
             continue
         try:
             size = image.reader.fitted(*image.pair[:2], gt, lq).size
+            if isinstance(sharp, tuple) and sharp != size:
+                result.problem(f"{image.sharp}: expected LQ of {_by(size)}, as the blurred frame, got {_by(sharp)}.")
             if image.in_clip:
                 by_clip[os.path.dirname(image.key)][_by(size)].append(os.path.basename(image.key))
         except ValueError as error:
@@ -197,7 +199,7 @@ def _check_sizes(
             small.append(f"{image.pair.gt} ({_by(gt)})")
     if small:
         result.problem(f"{len(small)} images are smaller than gt_size {crop}: {_some(small)}")
-    result.gt, result.lq = map(_size_text, found)
+    result.gt, result.lq = map(_size_text, found[:2])
     if found[0] and not found[1] and (scale > 1 or section.degradations):
         result.lq = "made"
     if by_clip:
@@ -229,7 +231,7 @@ class _Look:
 
 
 def _headers(image: Image) -> tuple[tuple[int, int] | str | None, ...]:
-    """Return the size of GT and of LQ, None where there is no file, a message where it cannot be read."""
+    """Return the sizes of GT, LQ and sharp LQ, None where there is no file, a message where it cannot be read."""
 
     def size(path: str | None) -> tuple[int, int] | str | None:
         if path is None:
@@ -239,7 +241,7 @@ def _headers(image: Image) -> tuple[tuple[int, int] | str | None, ...]:
         except (ValueError, OSError) as error:
             return str(error)
 
-    return tuple(map(size, image.pair[:2]))
+    return tuple(map(size, (*image.pair[:2], image.sharp)))
 
 
 def _look(image: Image) -> _Look:
@@ -256,9 +258,9 @@ def _look(image: Image) -> _Look:
     look.digest = hashlib.blake2b(str(first.shape).encode() + first.tobytes(), digest_size=16).digest()
     look.grey = any(bool((f[..., 0] == f[..., 1]).all() and (f[..., 1] == f[..., 2]).all()) for f in frames)
     look.flat = any(int(f.min()) == int(f.max()) for f in frames)
-    if len(frames) == 2 and not look.flat:
-        a, b = map(_thumbnail, frames)
-        look.unlike = float((a * b).mean()) < UNLIKE
+    if len(frames) > 1 and not look.flat:
+        thumbnails = list(map(_thumbnail, frames))
+        look.unlike = any(float((thumbnails[0] * other).mean()) < UNLIKE for other in thumbnails[1:])
     return look
 
 

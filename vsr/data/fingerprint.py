@@ -37,17 +37,19 @@ class Image(NamedTuple):
         pair: Its files.
         reader: Reads them.
         in_clip: It is a frame of the clip that its key names, 'CLIP/FRAME'.
+        sharp: Its sharp LQ file, where LQ is blurred and the set has both; no part of a fingerprint.
     """
 
     key: str
     pair: Pair
     reader: PairReader
     in_clip: bool = False
+    sharp: str | None = None
 
     @property
     def files(self) -> list[str]:
-        """The files that there are, GT first."""
-        return [path for path in self.pair[:2] if path is not None]
+        """The files that there are: GT, LQ, sharp LQ."""
+        return [path for path in (*self.pair[:2], self.sharp) if path is not None]
 
 
 def parts_of(dataset: Any) -> dict[str, Any]:
@@ -71,7 +73,10 @@ def images_of(dataset: Any) -> list[Image]:
         if not hasattr(source, "named_pairs") or not hasattr(source, "reader"):
             raise TypeError(f"{type(part).__name__}: expected a data set with named_pairs() and reader, got another.")
         prefix, in_clip = f"{name}/" if name else "", hasattr(part, "clip_names")
-        found += [Image(prefix + key, pair, source.reader, in_clip) for key, pair in source.named_pairs()]
+        sharp = {key: pair.lq for key, pair in part.sharp.named_pairs()} if getattr(part, "sharp", None) else {}
+        found += [
+            Image(prefix + key, pair, source.reader, in_clip, sharp.get(key)) for key, pair in source.named_pairs()
+        ]
     return found
 
 
