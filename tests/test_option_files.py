@@ -19,9 +19,11 @@ from recipe_data import make_tree
 from torch import Tensor
 
 from vsr.config import Options, StageOptions, dump_options, load_options
+from vsr.data import build_dataset
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.weights import build_network
+from vsr.registry import MODELS
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "options").rglob("*.yml"))
@@ -54,7 +56,26 @@ QUICK = {
     "options/test/NAFSSR/nafssr_t_x2.yml",
     "options/test/MSRResNet/msrresnet_x2.yml",
 }
-RUNS = [file if file in QUICK else pytest.param(file, marks=pytest.mark.slow, id=file) for file in FILES]
+# Files of predictions differ by a few arguments, and come in pairs that differ by the set alone. Of them these run; the
+# networks of the others take a step on a sample of theirs.
+PREDICTIONS = [file for file in FILES if "/MemoryPrediction/" in file]
+WHOLE_PREDICTIONS = {
+    "options/train/MemoryPrediction/unet_spatial_weight_pixsim_charades.yml",
+    "options/train/MemoryPrediction/unet_opticalflow_humaneva.yml",
+    "options/train/MemoryPrediction/unet_wsupervised_humaneva.yml",
+    "options/train/MemoryPrediction/resnet_pixsim_1by1_flat2d_stride2_humaneva.yml",
+    "options/test/MemoryPrediction/unet_spatial_weight_pixwise_charades.yml",
+    "options/test/MemoryPrediction/unet_opticalflow_humaneva.yml",
+}
+STEPS = [
+    file for file in PREDICTIONS
+    if file.startswith("options/train/") and file.endswith("_humaneva.yml") and file not in WHOLE_PREDICTIONS
+]  # fmt: skip
+RUNS = [
+    file if file in QUICK else pytest.param(file, marks=pytest.mark.slow, id=file)
+    for file in FILES
+    if file not in PREDICTIONS or file in WHOLE_PREDICTIONS
+]
 
 # Local pooling finds its windows by a forward pass, which takes seconds where blocks are many.
 BUILDS = [
@@ -76,7 +97,7 @@ SMALL_FMANET: dict[str, object] = {
 
 
 def test_every_option_file_is_tested_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(FILES) >= QUICK
+    assert set(FILES) >= QUICK | WHOLE_PREDICTIONS
     kinds = {kind: sum(file.startswith(f"options/{kind}/") for file in FILES) for kind in ("train", "test", "demo")}
     assert sum(kinds.values()) == len(FILES)
     assert kinds["train"] >= 60
@@ -99,6 +120,11 @@ def test_the_counts_by_hand_are_those_of_the_official_classes() -> None:
 
 
 @functools.cache
+def loaded(file: str) -> Options:
+    return load_options(ROOT / file)
+
+
+@functools.cache
 def built(option: str) -> tuple[int, int]:
     """Return the number of parameters and the scale of a network, as written in JSON."""
     with torch.device("meta"):
@@ -108,7 +134,7 @@ def built(option: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("file", BUILDS)
 def test_it_loads_and_its_network_has_at_full_size_as_many_parameters_as_it_should(file: str) -> None:
-    options = load_options(ROOT / file)
+    options = loaded(file)
     network = options.network_g.as_option()
     counted = COUNTS[network["type"]](network)
     shape = {name: value for name, value in network.items() if name != "drop_path_rate"}
@@ -163,6 +189,7 @@ def reduced(options: Options) -> list[str]:
         overrides += [f"network_g.{side}=16" for side in "HW" if options.network_g.args[side]]
         sizes = {"W": 16, "H": 16, "frame_interval": 2}
         overrides += [f"datasets.{key}.{name}={value}" for key in options.datasets for name, value in sizes.items()]
+        overrides.append("prediction.pictures=1")
     if options.train is None:
         return overrides
     section = options.datasets["train"].dataset
@@ -261,6 +288,47 @@ def assert_taken(options: Options, taken: dict[str, Tensor], run: Path) -> None:
     own = untrained(options.network_g.as_option(), seed=options.manual_seed)
     far = [name for name in common if (own[name] - taken[name]).abs().max() > 2 * near]
     assert len(far) >= len(common) / 3  # a run that began by itself would have been found out
+
+
+@pytest.mark.parametrize("file", STEPS)
+def test_a_network_of_predictions_learns_from_a_sample_of_its_file(file: str, place: Path) -> None:
+    options = load_options(file, reduced(load_options(file)))
+    model = MODELS.build({"type": options.model_type}, options=options, device=torch.device("cpu"))
+    for key, item in (("train", (0, 0)), ("val", 0)):
+        dataset = build_dataset(options.datasets[key], scale=options.scale, seed=0, key=key)
+        model.check_sample(dataset[item], f"datasets.{key}", train=key == "train")
+        if key == "train":
+            batch = torch.utils.data.default_collate([dataset[item]])
+    before = {name: value.detach().clone() for name, value in model.network_g.named_parameters()}
+    assert model.train_step([batch], 1)["total"].isfinite()
+    still = [name for name, value in model.network_g.named_parameters() if torch.equal(value, before[name])]
+    assert [name for name in still if name.endswith("weight")] == []
+
+
+def test_files_of_predictions_come_in_pairs_that_differ_by_the_set_alone() -> None:
+    def said(pair: str, name: str) -> str:
+        text = dump_options(loaded(f"{pair}_{name.lower()}.yml")).replace(name, "SET")
+        return re.sub(r"(samples_per_clip|val_freq): \d+", r"\1: some", text)  # Charades has many more clips
+
+    pairs = {re.sub("_(humaneva|charades).yml", "", file) for file in PREDICTIONS}
+    assert len(PREDICTIONS) == 2 * len(pairs)
+    assert [pair for pair in sorted(pairs) if said(pair, "HumanEva") != said(pair, "Charades")] == []
+
+
+def test_each_file_that_trains_predictions_has_one_that_tests_them() -> None:
+    trained = {file for file in PREDICTIONS if file.startswith("options/train/")}
+    assert {file.replace("/train/", "/test/") for file in trained} == set(PREDICTIONS) - trained
+    for file in trained:
+        before, after = loaded(file), loaded(file.replace("/train/", "/test/"))
+        assert after.name == before.name  # whose best weights it takes
+        assert after.network_g == before.network_g
+        assert after.val.metrics == before.val.metrics
+        assert after.prediction is not None
+        assert before.prediction is not None
+        assert after.prediction.test_type == before.prediction.test_type
+        val, test = before.datasets["val"].dataset, after.datasets["test"].dataset
+        other = {"partition": "test", "samples_per_clip": test.args["samples_per_clip"]}
+        assert (test.type, test.args) == (val.type, {**val.args, **other})
 
 
 def test_what_edvr_s_second_stage_takes_stays_as_it_is_while_tsa_alone_trains(place: Path) -> None:

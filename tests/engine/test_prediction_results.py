@@ -163,8 +163,8 @@ def test_a_run_leaves_the_tree_with_its_best_and_its_newest_state(option: Path, 
     parts = {f"{part}.{key}": value for part in ("encoder", "decoder", "mem_net") for key, value in last[part].items()}
     assert parts.keys() == trained.keys()
     assert all(torch.equal(parts[key], trained[key]) for key in parts)
-    for picture in (folder / "last").rglob("*.jpg"):
-        assert read_image(picture).shape == (16, 24, 3)
+    for kind, shape in (("out_image", (16, 24, 3)), ("weight_image", (7 * 16 + 16, 7 * 24, 3))):
+        assert {read_image(picture).shape for picture in (folder / "last" / kind).rglob("*.jpg")} == {shape}
     # 20 frames, items at t = 10, 13 and 15; two of three, spread: the first and the last, whose targets are 13 and 18
     target = read_image(folder / "last" / "out_image" / "1" / "target.jpg").astype(float)
     frames = [read_image(tmp_path / "HumanEva" / "image" / "S2_Box_1_(C1)" / f"{i:04d}.png") for i in range(20)]
@@ -262,18 +262,21 @@ def test_baselines_stand_beside_every_loss_and_are_to_be_beaten(
     assert "loss 0.00100, baselines: copy-last 0." in told[0].getMessage()
 
 
-def test_weights_are_shown_as_bars_and_maps() -> None:
-    shown = weight_pictures({"bottleneck": [torch.tensor([[0.75, 0.25]])]}, (64, 64))
-    assert list(shown) == ["bottleneck_hop1_slot00", "bottleneck_hop1_slot01"]
-    heights = [int((picture[:, 40, 0] == 240).sum()) for picture in shown.values()]
-    assert heights == [48, 16]
+def test_weights_are_shown_as_bars_and_maps_with_their_scale_below() -> None:
+    shown = weight_pictures({"bottleneck": [torch.tensor([[0.75, 0.25, 0.0]])]}, (64, 64))  # slot 2 holds nothing
+    assert list(shown) == [f"bottleneck_hop1_slot0{number}" for number in range(3)]
+    assert {picture.shape for picture in shown.values()} == {(192 + 16, 192, 3)}  # wide enough for the words
+    assert all(picture[192:].any() for picture in shown.values())
+    bars = [picture[:192] for picture in shown.values()]
+    assert [int((bar[:, 96] == (240, 200, 60)).all(1).sum()) for bar in bars] == [144 - 1, 48, 0]  # less the line
+    assert [np.flatnonzero((bar[:, 0] == 255).all(1)).tolist() for bar in bars] == [[96]] * 3  # a half each
     weights = torch.zeros(1, 2, 2, 2)
     weights[0, 0, 0, 1], weights[0, 1] = 1.0, torch.tensor([[1.0, 0.0], [1.0, 0.5]])
-    first, second = weight_pictures({"level1": [weights]}, (8, 8)).values()
-    bright, dark = second[0, 0].astype(int), second[0, 7].astype(int)
-    assert bright.sum() > second[7, 7].astype(int).sum() > dark.sum()
-    assert np.array_equal(first[0, 7], bright)
-    assert np.array_equal(first[7, 0], dark)
+    first, second = (picture[:-16] for picture in weight_pictures({"level1": [weights]}, (168, 168)).values())
+    bright, dark = second[0, 0].astype(int), second[0, 167].astype(int)
+    assert bright.sum() > second[167, 167].astype(int).sum() > dark.sum()
+    assert np.array_equal(first[0, 167], bright)
+    assert np.array_equal(first[167, 0], dark)
 
 
 def test_flows_to_the_right_are_red_and_their_length_is_brightness() -> None:
@@ -284,24 +287,21 @@ def test_flows_to_the_right_are_red_and_their_length_is_brightness() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(option: Path, tmp_path: Path) -> None:
-    """Of the same weights: each process has its share of the items, and their losses."""
-    train(load_options(option, ["train.total_iter=1"]))
-    weights = tmp_path / "experiments" / "predicted" / "models" / "net_g_1.pth"
-    tables = []
-    for world in (1, 2):
-        given = [f"name=world{world}", f"path.pretrain_network_g={weights}"]
-        status, output = run("test.py", "-opt", str(option), "--set", *given, world=world)
-        assert status == 0, output
-        tables.append((tmp_path / "results" / f"world{world}" / "val.csv").read_text())
-    assert tables[0] == tables[1]
-    assert tables[0].startswith("key,clip,frame,loss,l1,psnr,copy loss,copy l1,copy psnr")
-
-
-@pytest.mark.slow
-def test_two_processes_train_with_the_memory_s_own_loss(option: Path, tmp_path: Path) -> None:
+def test_two_processes_train_with_the_memory_s_own_loss_and_measure_what_one_does(option: Path, tmp_path: Path) -> None:
+    """Each process has its share of the items, and their losses."""
     given = ["prediction.wsupervised=0.1", "datasets.train.batch_size_per_gpu=1"]
     status, output = run("train.py", "-opt", str(option), "--set", *given, world=2)
     assert status == 0, output
-    assert sorted(validations(tmp_path / "experiments" / "predicted")) == [(1, "val"), (2, "val")]
-    assert list((tmp_path / "experiments" / "predicted" / "Results").rglob("weight/last.pth"))
+    of_two = tmp_path / "experiments" / "predicted"
+    assert sorted(validations(of_two)) == [(1, "val"), (2, "val")]
+    assert list((of_two / "Results").rglob("weight/last.pth"))
+    weights = of_two / "models" / "net_g_2.pth"
+    run_test(load_options(option, ["name=alone", f"path.pretrain_network_g={weights}"]))
+    table = (tmp_path / "results" / "alone" / "val.csv").read_text().splitlines()
+    assert table[0] == "key,clip,frame,loss,l1,psnr,copy loss,copy l1,copy psnr"
+    values = np.array([[float(value) for value in line.split(",")[3:]] for line in table[1:]])
+    assert values.shape == (3, 6)
+    entry = validations(of_two)[2, "val"]
+    metrics = ("loss", "l1", "psnr")
+    told = [entry[metric] for metric in metrics] + [entry[f"{metric} of copy-last"] for metric in metrics]
+    assert told == pytest.approx(values.mean(0).tolist(), rel=1e-12)

@@ -43,7 +43,7 @@ class ResidualStage(nn.Sequential):
     """A 3x3 convolution of a stride, a ReLU, and residual blocks: (b, into, h, w) -> (b, out, h/stride, w/stride)."""
 
     def __init__(self, into: int, out: int, *, stride: int) -> None:
-        blocks = [ResidualBlockNoBN(out, pytorch_init=True) for _ in range(RESIDUAL_BLOCKS)]
+        blocks = [ResidualBlockNoBN(out) for _ in range(RESIDUAL_BLOCKS)]
         super().__init__(nn.Conv2d(into, out, 3, stride=stride, padding=1), nn.ReLU(), *blocks)
 
 
@@ -300,6 +300,7 @@ class MemoryPrediction(nn.Module):
         )  # fmt: skip
         extra = [c * (1 + (level in places)) if level in skips else 0 for level, c in enumerate(channels[1:], start=1)]
         self.decoder = UNetUp(channels, extra, num_out_ch) if unet else ResNetUp(channels, num_out_ch)
+        _scale_weights(self)
         if zero_last:
             for parameter in self.decoder.last.parameters():
                 nn.init.zeros_(parameter)
@@ -357,6 +358,19 @@ class MemoryPrediction(nn.Module):
         told = self.fixed_size
         if any(side and side != own for side, own in zip(told, (height, width), strict=True)):
             raise ValueError(f"x: expected frames of H x W, {told[0]}x{told[1]}, got {height}x{width}.")
+
+
+def _scale_weights(network: MemoryPrediction) -> None:
+    """Draw weights that keep the size of features from layer to layer (He et al., ICCV 2015, arXiv:1502.01852).
+
+    PyTorch's own would make them smaller at each of the dozen layers between frames and picture, until all slots look
+    alike and keys get gradients of 1e-18, from which Adam learns nothing. Residual blocks are small already.
+    """
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not name.endswith((".conv1", ".conv2", ".last")):
+            assert layer.bias is not None
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if name.startswith("mem_net.") else "relu")
+            nn.init.zeros_(layer.bias)
 
 
 def _name(level: int, levels: int) -> str:

@@ -33,6 +33,7 @@ from vsr.utils.records import Record
 log = logging.getLogger(__name__)
 
 DATASETS = {"HumanEvaDataset": "Humaneva", "CharadesDataset": "Charades_v1_480"}
+WORDS_HEIGHT, WORDS_WIDTH = 16, 168  # pixels below a picture of weights, that tell its scale
 Pictures = dict[str, Frame]
 
 
@@ -202,30 +203,40 @@ def flow_picture(flow: np.ndarray, longest: float) -> Frame:
 
 
 def weight_pictures(weights: Mapping[str, list[Tensor]], size: tuple[int, int]) -> Pictures:
-    """Show the weights of one sample, a picture of ``size`` for each level, hop and slot.
+    """Show the weights of one sample, a picture for each level, hop and slot, with its scale in words below.
 
-    One weight a slot is a bar, from 0 to 1, with its value; weights of pixels are a map from dark (0) to bright
-    (the greatest one of all slots in that hop).
+    One weight a slot is a bar, from 0 to 1, with a line where all slots that hold something would weigh the same.
+    Weights of pixels are a map from dark (0) to bright (the greatest one of all slots in that hop). Frames are enlarged
+    by a whole factor until the words fit.
 
     Args:
         weights: By level, of each hop (1, m) or (1, m, h, w).
-        size: Height and width.
+        size: Height and width of a frame.
     """
+    factor = -(-WORDS_WIDTH // size[1])
+    size = size[0] * factor, size[1] * factor
     shown: Pictures = {}
     for level, hops in weights.items():
         for hop, found in enumerate(hops, start=1):
             slots = found[0].float().cpu().numpy()
+            used = (slots.reshape(len(slots), -1).max(1) > 0).sum()
             for number, values in enumerate(slots):
-                picture = _bar(float(values), size) if values.ndim == 0 else _map(values / slots.max(), size)
-                shown[f"{level}_hop{hop}_slot{number:02d}"] = picture
+                if values.ndim:
+                    picture, words = (
+                        _map(values / slots.max(), size),
+                        f"0 to {slots.max():.3f}, mean {values.mean():.3f}",
+                    )
+                else:
+                    picture, words = _bar(float(values), 1 / used, size), f"{values:.3f}, line {1 / used:.3f}, 0 to 1"
+                shown[f"{level}_hop{hop}_slot{number:02d}"] = np.concatenate((picture, _words(words, size[1])))
     return shown
 
 
-def _bar(value: float, size: tuple[int, int]) -> Frame:
+def _bar(value: float, line: float, size: tuple[int, int]) -> Frame:
     height, width = size
     picture = np.full((height, width, 3), 32, np.uint8)
     picture[height - round(height * min(value, 1)) :, width // 4 : width - width // 4] = (240, 200, 60)
-    cv2.putText(picture, f"{value:.3f}", (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
+    picture[min(height - round(height * line), height - 1)] = 255
     return picture
 
 
@@ -234,4 +245,10 @@ def _map(values: np.ndarray, size: tuple[int, int]) -> Frame:
     colours = cv2.applyColorMap((255 * np.clip(values, 0, 1)).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     blocks = cv2.resize(colours, size[::-1], interpolation=cv2.INTER_NEAREST)
     picture: Frame = cv2.cvtColor(blocks, cv2.COLOR_BGR2RGB)
+    return picture
+
+
+def _words(text: str, width: int) -> Frame:
+    picture = np.zeros((WORDS_HEIGHT, width, 3), np.uint8)
+    cv2.putText(picture, text, (3, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
     return picture
