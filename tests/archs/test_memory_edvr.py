@@ -191,6 +191,15 @@ def test_without_alignment_no_deformable_convolution_is_needed(
     assert losses[-1] < losses[0]
 
 
+def test_groups_of_offsets_need_to_divide_the_features_only_where_there_are_offsets() -> None:
+    odd = {**SMALL, "num_feat": 7, "deformable_groups": 2, "memory": "pixsim"}
+    with torch.device("meta"):
+        network = MemoryEDVR(**odd, with_pcd=False)
+        assert network(torch.rand(1, 3, 3, 4, 8)).shape == (1, 3, 16, 32)
+        with pytest.raises(ValueError, match=r"deformable_groups: expected a divisor of num_feat \(7\), got 2"):
+            MemoryEDVR(**odd)
+
+
 def test_kept_features_of_frames_give_what_the_whole_window_does() -> None:
     network = randomised(MemoryEDVR(**SMALL, with_pcd=False)).eval()
     x = window(b=2)

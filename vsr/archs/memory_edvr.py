@@ -51,12 +51,13 @@ class MemoryEDVR(EDVR):
         with_pcd: bool | None = None,
     ) -> None:
         num_feat = self.variant["num_feat"] if num_feat is None else num_feat
+        with_pcd = self.variant["with_pcd"] if with_pcd is None else with_pcd
         super().__init__(
             num_in_ch=num_in_ch,
             num_out_ch=num_out_ch,
             num_feat=num_feat,
             num_frame=num_frame,
-            deformable_groups=deformable_groups,
+            deformable_groups=deformable_groups if with_pcd else 1,  # of no consequence without
             num_extract_block=num_extract_block,
             num_reconstruct_block=num_reconstruct_block,
             center_frame_idx=center_frame_idx,
@@ -64,8 +65,8 @@ class MemoryEDVR(EDVR):
             with_predeblur=with_predeblur,
             with_tsa=with_tsa,
         )
-        self.with_pcd = self.variant["with_pcd"] if with_pcd is None else with_pcd
-        if not self.with_pcd:
+        self.with_pcd = with_pcd
+        if not with_pcd:
             for part in ("conv_l2_1", "conv_l2_2", "conv_l3_1", "conv_l3_2", "pcd_align"):
                 delattr(self, part)
             if not with_tsa and not with_predeblur:
