@@ -1,13 +1,14 @@
 """Trainings of MemoryEDVR: what its two modes leave alone, and what it learns where frames move."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import history, write_frames
+from kit import ROOT, history, write_frames
 from test_end_to_end import interrupted
-from torch import Tensor
+from torch import Tensor, nn
 
 from vsr.archs.edvr import EDVR
 from vsr.archs.memory_edvr import MemoryEDVR
@@ -87,6 +88,23 @@ def test_freeze_leaves_everything_but_the_memory_to_the_bit_and_without_a_state(
     assert weights["memory.out.weight"].any()
 
 
+def test_a_memory_that_spoils_its_backbone_leaves_the_backbone_as_the_best(root: Path) -> None:
+    """What the demo of a memory rests on: its file has it validated before the first step, too."""
+    demo = load_options(ROOT / "options/demo/memory_edvr_bunny_x4.yml")
+    assert (demo.val.val_at, next(iter(demo.val.metrics))) == ([0], "psnr")
+    write_frames(root / "val" / "001", 3, (48, 48), seed=1)
+    val = f"datasets.val={{type: VideoTestDataset, dataroot_gt: {root}/val, num_frame: 3, num_worker_per_gpu: 0}}"
+    metric = "val.metrics={psnr: {type: calculate_psnr, crop_border: 0, test_y_channel: false}}"
+    train(options(root, "train.mode=freeze", "train.optim_g.lr=100", val, metric, "val.val_at=[0]"))
+    run = root / "experiments" / "memory"
+    lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    start, end = (line["psnr"] for line in lines if "val" in line)
+    assert end < start - 1
+    best = read_weights(run / "models" / "net_g_best.pth")
+    assert changed(root, best) == set()
+    assert not best["memory.out.weight"].any()
+
+
 def test_scratch_trains_everything(root: Path) -> None:
     train(options(root, "train.mode=scratch"))
     weights, states = left(root)
@@ -152,6 +170,7 @@ def psnr_of_moving(crop: int, *, steps: int) -> float:
         num_feat=16, num_frame=3, deformable_groups=1, num_extract_block=0, num_reconstruct_block=0, with_tsa=False,
         with_pcd=False, memory={"type": "pixwise", "crop": crop, "norm": True, "exclude_center": True},
     )  # fmt: skip
+    network.conv_hr = nn.Identity()  # three quarters of the time, and nothing to learn here
     optimizer, generator = torch.optim.Adam(network.parameters()), torch.Generator().manual_seed(1)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 4e-3 * min(1, (step + 1) / 20) * (1 if step < 0.7 * steps else 0.2)

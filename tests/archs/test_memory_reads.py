@@ -24,6 +24,8 @@ READS: dict[str, Read] = {
     "every_second": partial(read_everywhere, key_stride=2),
 }
 every_read = pytest.mark.parametrize("read", READS.values(), ids=READS)
+needs_gpu = (pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+on_gpu = pytest.param("cuda", marks=needs_gpu)
 
 
 def made(b: int = 2, m: int = 3, d: int = 4, dv: int = 5, h: int = 5, w: int = 6) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,10 +54,34 @@ def test_a_neighbourhood_is_what_loops_find_in_it(crop: int) -> None:
     torch.testing.assert_close(read_neighbourhood(q, k, v, crop=crop)[0], expected)
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 7, 30, 1000])
-def test_a_search_of_the_whole_space_is_what_loops_find_whatever_its_chunks(chunk: int) -> None:
+def test_a_search_of_the_whole_space_is_what_loops_find_whatever_its_chunks() -> None:
     q, k, v = made()
-    torch.testing.assert_close(read_everywhere(q, k, v, chunk=chunk)[0], looped(q, k, v, lambda dy, dx: True))
+    expected = looped(q, k, v, lambda dy, dx: True)
+    for chunk in (0, 1, 7, 30, 1000):
+        torch.testing.assert_close(read_everywhere(q, k, v, chunk=chunk)[0], expected)
+
+
+def test_pytorchs_attention_over_all_positions_finds_the_same() -> None:
+    q, k, v = made()
+    query, keys, values = q.flatten(2).mT, k.transpose(1, 2).flatten(2).mT, v.transpose(1, 2).flatten(2).mT
+    expected = F.scaled_dot_product_attention(query, keys, values).mT.unflatten(2, (5, 6))
+    torch.testing.assert_close(read_everywhere(q, k, v, chunk=7)[0], expected)
+
+
+def test_unfolded_neighbourhoods_hold_the_same() -> None:
+    """Whatever lies beyond the border: it is masked."""
+    q, k, v = made()
+    expected = []
+    for beyond in (0.0, 1e6):
+        keys, values = (
+            F.unfold(F.pad(x.flatten(0, 1), (1, 1, 1, 1), value=beyond), 3).view(2, 3, -1, 9, 30) for x in (k, v)
+        )
+        inside = F.unfold(torch.ones(1, 1, 5, 6), 3, padding=1).view(9, 30) > 0
+        logits = (q.flatten(2)[:, None, :, None] * keys).sum(2) / 2
+        weights = logits.masked_fill(~inside, -math.inf).flatten(1, 2).softmax(1).view(2, 3, 1, 9, 30)
+        expected.append((weights * values).sum((1, 3)).view(2, 5, 5, 6))
+    for once in expected:
+        torch.testing.assert_close(read_neighbourhood(q, k, v, crop=3)[0], once)
 
 
 def test_a_search_by_sentences_weighs_what_each_of_them_gives() -> None:
@@ -177,11 +203,12 @@ def test_what_needs_no_gradient_takes_the_same_values(read: Read) -> None:
         assert all(map(torch.equal, read(q, k, v), (out, weights)))
 
 
+@pytest.mark.parametrize("device", ["cpu", on_gpu])
 @pytest.mark.parametrize("autocast", [True, False])
 @every_read
-def test_bfloat16_is_weighed_in_float32(read: Read, autocast: bool) -> None:
-    q, k, v = (x.bfloat16() for x in made(d=64))
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+def test_bfloat16_is_weighed_in_float32(read: Read, autocast: bool, device: str) -> None:
+    q, k, v = (x.bfloat16().to(device) for x in made(d=64))
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
         out, weights = read(8 * q, k, v)
     expected, exact = read(8 * q.double(), k.double(), v.double())
     assert (out.dtype, weights.dtype) == (torch.bfloat16, torch.float32)
@@ -202,6 +229,31 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_candidates(re
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         read(q.requires_grad_(), k.requires_grad_(), v.requires_grad_())
     assert sum(saved.values()) < 3 * (k.nbytes + v.nbytes)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_read
+def test_a_gpu_reads_and_learns_what_a_cpu_does(read: Read) -> None:
+    found = {}
+    for device in ("cpu", "cuda"):
+        tensors = [x.float().to(device).requires_grad_() for x in made()]
+        out, weights = read(*tensors)
+        found[device] = out, weights, *torch.autograd.grad(out.square().sum() + weights.square().sum(), tensors)
+    for on_cpu, there in zip(*found.values(), strict=True):
+        torch.testing.assert_close(there.cpu(), on_cpu, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("read", [READS["crop5"], read_everywhere], ids=["crop5", "everywhere"])
+def test_a_gpu_never_holds_all_that_is_compared(read: Read) -> None:
+    """Unfolded keys and values are 50 times the keys, the weights of the whole space 64 times both."""
+    q, k, v = (x.float().cuda().requires_grad_() for x in made(b=1, m=2, d=32, dv=32, h=64, w=64))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    read(q, k, v)[0].square().sum().backward()
+    assert torch.cuda.max_memory_allocated() - before < 25 * k.nbytes
 
 
 @pytest.mark.parametrize(
