@@ -86,24 +86,33 @@ def test_cutmix_exchanges_one_rectangle_of_the_expected_area() -> None:
     assert 0.25 < np.mean(shares) < 0.5  # a half, less what is cut at the borders
 
 
-def test_cutmixup_mixes_inside_or_outside_one_rectangle() -> None:
-    lq = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 40, 40).clone()
+def test_cutmixup_mixes_inside_or_outside_one_rectangle_by_a_weight_of_the_beta_distribution() -> None:
+    parts = torch.eye(5)  # sample i is the i-th unit vector: a mean shows its parts
+    lq = parts[..., None, None].expand(5, 5, 20, 20).clone()
     rng = np.random.default_rng(0)
-    inside = []
+    inside, weights = [], []
     for _ in range(300):
-        mixed, _ = CutMixup().apply(lq, lq, rng)
-        changed = (mixed != lq)[:, 0].any(0)
+        mixed, _ = CutMixup(mixup_alpha=1.2).apply(lq, lq, rng)
+        changed = (mixed != lq).any(1).any(0)
         if not changed.any() or changed.all():
             continue
-        # what is left, or what is changed, is a rectangle; within one sample all changed pixels have one value
+        # what is left, or what is changed, is a rectangle; all changed pixels are of two samples, by one weight
         boxes = [bool(torch.equal(part, part.any(1)[:, None] & part.any(0))) for part in (changed, ~changed)]
         assert any(boxes)
         inside.append(boxes[0] and not boxes[1])
-        for sample, before in zip(mixed, lq, strict=True):
-            values = sample[sample != before].unique()
-            assert len(values) <= 1
-            assert all(0 <= float(value) <= 4 for value in values)
+        own = []
+        for number, sample in enumerate(mixed):
+            found = sample[:, changed]
+            assert torch.equal(found, found[:, :1].expand_as(found))
+            if not torch.equal(found[:, 0], parts[number]):  # it may be its own partner
+                assert (found[:, 0] > 0).sum() == 2
+                assert float(found[:, 0].sum()) == pytest.approx(1)
+                own.append(float(found[number, 0]))
+        assert max(own) - min(own) < 1e-6
+        weights.append(own[0])
     assert 0.3 < np.mean(inside) < 0.7
+    assert np.mean(weights) == pytest.approx(0.5, abs=0.05)
+    assert np.var(weights) == pytest.approx(1 / (4 * (2 * 1.2 + 1)), rel=0.2)  # of Beta(a, a)
 
 
 @pytest.mark.parametrize("scale", [1, 2])

@@ -110,7 +110,9 @@ def test_crops_are_rectangles_of_the_same_place_in_all_images(patches: Path) -> 
 
 @pytest.mark.parametrize("photo", [False, True], ids=["made", "photographed"])
 def test_augmented_pairs_have_the_disparities_of_a_pair(tmp_path: Path, photo: bool) -> None:
-    left, right = photographed_pair() if photo else made_pair((96, 240), disparity=DISPARITY)
+    left, right = (
+        (view[180:320] for view in photographed_pair()) if photo else made_pair((96, 240), disparity=DISPARITY)
+    )
     left, right = (view[: view.shape[0] // 2 * 2, : view.shape[1] // 2 * 2] for view in (left, right))
     height, width = (size // 4 * 4 - 16 for size in left.shape[:2])
     write_pair(tmp_path, "0001", left, right, scale=SCALE)
@@ -153,10 +155,12 @@ def difference_at(left: np.ndarray, right: np.ndarray, disparity: np.ndarray) ->
 
 @pytest.mark.parametrize("photo", [False, True], ids=["made", "photographed"])
 def test_true_disparities_have_one_sign_after_every_flip(tmp_path: Path, photo: bool) -> None:
-    left, right = photographed_pair() if photo else made_pair((40, 120), disparity=DISPARITY)
+    left, right = (
+        (view[180:320] for view in photographed_pair()) if photo else made_pair((40, 120), disparity=DISPARITY)
+    )
     known = np.full(left.shape[:2], float(DISPARITY))
     if photo:
-        known = pytest.importorskip("skimage.data").stereo_motorcycle()[2].astype(float)
+        known = pytest.importorskip("skimage.data").stereo_motorcycle()[2][180:320].astype(float)
         known[~np.isfinite(known)] = np.nan
     height, width = (side // SCALE * SCALE for side in left.shape[:2])
     left, right, known = left[:height, :width], right[:height, :width], known[:height, :width]
@@ -181,6 +185,39 @@ def test_true_disparities_have_one_sign_after_every_flip(tmp_path: Path, photo: 
     backwards = known[:, ::-1]
     assert difference_at(left[:, ::-1], right[:, ::-1], -backwards) <= 4
     assert difference_at(left[:, ::-1], right[:, ::-1], backwards) > 4
+
+
+def test_the_truth_moves_with_crops_offsets_and_flips(tmp_path: Path) -> None:
+    """Warped by it, the second view of any sample is the first: disparities turned round where the views are.
+
+    Colours of a pair say where they come from: column, row and view; so a crop's place and flip can be read from it.
+    """
+    height, width, offset, least = 40, 120, 4, 0
+    known = 6 + np.arange(height) // 10  # of a row, in GT pixels
+    row, column = np.mgrid[:height, :width]
+    left = np.stack([column, row, np.zeros_like(row)], 2).astype(np.uint8)
+    right = np.stack([column + known[:, None], row, np.ones_like(row)], 2).astype(np.uint8)  # x there is x + d here
+    write_pair(tmp_path, "0001", left, right, scale=SCALE)
+    kinds = set()
+    for shift in (0, offset):
+        dataset = trained(tmp_path, random_offset=shift)
+        for draw in range(60):
+            first, second = (view.astype(int) for view in views(dataset[0, draw]["gt"]))
+            mirrored = bool(first[0, 0, 2])  # the first view is the right one, mirrored
+            begun = (second, first) if mirrored else (first, second)
+            from_left = begun[0][0, :, 0].min()
+            from_right = begun[1][0, :, 0].min() - known[begun[1][0, 0, 1]]
+            aside = from_right - from_left
+            assert abs(aside) <= SCALE * shift
+            truth = known[first[:, 0, 1]] + aside  # a crop farther to the right adds what it is aside
+            least = min(least, truth.min())
+            x = np.arange(first.shape[1])
+            for y, d in enumerate(truth):
+                seen = (x - d >= 0) & (x - d < len(x))
+                np.testing.assert_array_equal(second[y, (x - d)[seen], :2], first[y, x[seen], :2])
+            kinds.add((mirrored, bool(first[0, 0, 1] > first[-1, 0, 1]), int(np.sign(aside))))
+    assert len(kinds) == 12  # both flips, each with the right view's crop at either side and at none
+    assert least < 0  # what an offset can do
 
 
 def test_the_horizontal_flip_exchanges_the_views_and_is_its_own_inverse(patches: Path) -> None:
