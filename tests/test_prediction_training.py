@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from kit import assert_same_run, run, validations, write_frames
+from kit import assert_same_run, validations
+from prediction_sets import write_humaneva
 
 from vsr.config import load_options
 from vsr.data.lmdb_writer import Recipe, make_lmdb
@@ -14,66 +16,27 @@ from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS
+from vsr.utils.images import write_image
 
-OPTIONS = """\
-name: next
-model_type: VideoModel
-manual_seed: 3
-imports: [tiny_networks]
-datasets:
-  train:
-    type: HumanEvaDataset
-    dataroot: {root}/HumanEva
-    partition: train
-    input_size: 4
-    frame_interval: 3
-    random_interval: true
-    W: 24
-    H: 16
-    batch_size_per_gpu: 2
-    num_worker_per_gpu: 0
-  val:
-    type: HumanEvaDataset
-    dataroot: {root}/HumanEva
-    partition: val
-    input_size: 4
-    frame_interval: 3
-    W: 24
-    H: 16
-    samples_per_clip: 3
-    num_worker_per_gpu: 0
-network_g: {{type: NextNet, num_frame: 4}}
-path: {{experiments_root: {root}/experiments, results_root: {root}/results}}
-train:
-  total_iter: 2
-  pixel_opt: {{type: L1Loss}}
-  optim_g: {{type: Adam, lr: 1e-3}}
-  ema_decay: 0.9
-val:
-  val_freq: 1
-  save_img: true
-  compare_bicubic: true
-  metrics: {{psnr: {{type: calculate_psnr}}}}
-logger: {{print_freq: 1, save_checkpoint_freq: 1, use_tb_logger: true, log_keys: true}}
-"""
+# A network of windows, and nothing of what belongs to PredictionModel.
+WINDOWS = [
+    "name=next", "model_type=VideoModel", "imports=[tiny_networks]", "network_g={type: NextNet, num_frame: 4}",
+    "prediction=null", "datasets.train.with_flow=false", "datasets.val.with_flow=false",
+    "datasets.train.random_interval=true", "train.ema_decay=0.9", "val.save_img=true", "val.compare_bicubic=true",
+    "val.metrics={psnr: {type: calculate_psnr}}", "logger.log_keys=true",
+]  # fmt: skip
+DEMO = Path(__file__).parent.parent / "options" / "demo" / "prediction_bunny.yml"
 
 
 @pytest.fixture
 def option(tmp_path: Path) -> Path:
-    """Clips of drifting texture, two to train on and one to validate on, and the option file."""
-    for seed, (name, count) in enumerate({"S1_Box_1_(C1)": 15, "S1_Jog_1_(C1)": 16, "S2_Box_1_(C1)": 20}.items()):
-        write_frames(tmp_path / "HumanEva" / "image" / name, count, (32, 48), seed=seed)
-    for partition, names in {"train": "S1/Box_1_(C1)\nS1/Jog_1_(C1).avi", "val": "S2/Box_1_(C1)"}.items():
-        (tmp_path / "HumanEva" / f"{partition}_list.csv").write_text(f"clip\n{names}\n")
-    path = tmp_path / "next.yml"
-    path.write_text(OPTIONS.format(root=tmp_path), encoding="utf-8")
-    return path
+    return write_humaneva(tmp_path)
 
 
 def test_a_run_stopped_and_continued_equals_one_that_was_not(
     option: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(load_options(option, ["name=whole"]))
+    train(load_options(option, [*WINDOWS, "name=whole"]))
     original = RestorationModel.train_step
 
     def stopping(self, batches, step):
@@ -84,8 +47,8 @@ def test_a_run_stopped_and_continued_equals_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(RestorationModel, "train_step", stopping)
         with pytest.raises(InterruptedError):
-            train(load_options(option, ["name=parts"]))
-    train(load_options(option, ["name=parts"]))
+            train(load_options(option, [*WINDOWS, "name=parts"]))
+    train(load_options(option, [*WINDOWS, "name=parts"]))
     whole, parts = (tmp_path / "experiments" / name for name in ("whole", "parts"))
     assert_same_run(whole, parts, 2)
     assert sorted(validations(whole)) == [(1, "val"), (2, "val")]
@@ -94,7 +57,7 @@ def test_a_run_stopped_and_continued_equals_one_that_was_not(
     assert pictures == ["0013.png", "0016.png", "0018.png"]
 
     weights = whole / "models" / "net_g_2.pth"
-    run_test(load_options(option, ["name=tested", f"path.pretrain_network_g={weights}"]))
+    run_test(load_options(option, [*WINDOWS, "name=tested", f"path.pretrain_network_g={weights}"]))
     lines = (tmp_path / "results" / "tested" / "val.csv").read_text().splitlines()
     assert lines[0].startswith("key,clip,frame,psnr,copy psnr")  # nothing was enlarged
     rows = [line.split(",") for line in lines[1:]]
@@ -104,7 +67,7 @@ def test_a_run_stopped_and_continued_equals_one_that_was_not(
 
 
 def test_the_baseline_of_a_prediction_is_that_nothing_moves(option: Path) -> None:
-    options = load_options(option)
+    options = load_options(option, WINDOWS)
     model = MODELS.build({"type": "VideoModel"}, options=options, device=torch.device("cpu"))
     val_set = EvaluationSet("val", options)
     records = val_set.baseline(model)
@@ -131,16 +94,35 @@ def test_what_does_not_fit_is_said_before_the_first_step(
     option: Path, tmp_path: Path, override: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        train(load_options(option, [override.replace("{root}", str(tmp_path))]))
+        train(load_options(option, [*WINDOWS, override.replace("{root}", str(tmp_path))]))
 
 
 @pytest.mark.slow
 def test_an_lmdb_and_workers_train_to_the_same_weights(option: Path, tmp_path: Path) -> None:
     make_lmdb(Recipe(str(tmp_path / "HumanEva" / "image"), str(tmp_path / "HumanEva" / "image.lmdb"), "raw"))
-    status, output = run("train.py", "-opt", str(option), "--set", "name=disk")
-    assert status == 0, output
     stored = [f"datasets.{key}.io_backend={{type: lmdb}}" for key in ("train", "val")]
     stored += [f"datasets.{key}.num_worker_per_gpu=2" for key in ("train", "val")]
-    status, output = run("train.py", "-opt", str(option), "--set", "name=lmdb", *stored)
-    assert status == 0, output
+    train(load_options(option, [*WINDOWS, "name=disk"]))
+    train(load_options(option, [*WINDOWS, "name=lmdb", *stored]))
     assert_same_run(tmp_path / "experiments" / "disk", tmp_path / "experiments" / "lmdb", 2)
+
+
+@pytest.mark.slow
+def test_the_demo_s_network_beats_a_copy_of_the_last_frame_where_things_move(tmp_path: Path) -> None:
+    """On the second half of a made clip, which drifts by a quarter of a pixel a frame."""
+    noise = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    texture = cv2.resize(noise, (9 * 16, 7 * 16), interpolation=cv2.INTER_CUBIC)
+    (tmp_path / "clip").mkdir()
+    for i in range(30):
+        frame = cv2.resize(texture[i : i + 64, i : i + 96], (24, 16), interpolation=cv2.INTER_AREA)
+        write_image(tmp_path / "clip" / f"{i:02d}.png", frame)  # type: ignore[arg-type]
+    given = [f"path.experiments_root={tmp_path}", "prediction.results=false", "val.metrics=null", "train.total_iter=40"]
+    given += ["train.scheduler.periods=[40]", "train.optim_g.lr=3e-3", "logger.use_tb_logger=false"]
+    for key, frames in (("train", "[0, 19]"), ("val", "[20, 29]")):
+        section = f"datasets.{key}"
+        given += [f"{section}.dataroot={tmp_path}/clip", f"{section}.frames={frames}", f"{section}.W=24"]
+        given.append(f"{section}.H=16")
+    train(load_options(DEMO, given))
+    (entry,) = validations(tmp_path / "prediction_bunny").values()
+    assert entry["loss"] < 0.9 * entry["loss of copy-last"]
+    assert entry["loss of copy-last"] < entry["loss of mean-of-memory"]
