@@ -15,7 +15,7 @@ from torch import Tensor
 def warp(z: Tensor, flow: Tensor, logit_or_mask: Tensor, *, is_mask: bool = False) -> tuple[Tensor, Tensor]:
     """Return the mask times the warped ones, and times the warped z (n, c, h, w); flow (n, 2, h, w) in pixels."""
     h, w = z.shape[2:]
-    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(h, device=z.device), torch.arange(w, device=z.device), indexing="ij")
     grid = torch.stack((x + flow[:, 0], y + flow[:, 1]), -1)
     grid = 2 * grid / torch.tensor([max(w - 1, 1), max(h - 1, 1)]).to(grid) - 1
     mask = logit_or_mask if is_mask else logit_or_mask.sigmoid()

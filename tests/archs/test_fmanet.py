@@ -203,6 +203,39 @@ def test_every_form_is_the_naive_one_in_value_and_gradient(changes: dict[str, An
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_what_is_in_the_attention_is_computed_again_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small(num_RDB=1, num_transformer_block=3)
+    x, y = clips(network)
+
+    def kept() -> tuple[int, dict[str, Tensor]]:
+        saved: dict[int, Tensor] = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.setdefault(id(t), t), lambda t: t):
+            outputs = network(x, y)
+        return sum(t.nbytes for t in saved.values()), outputs
+
+    (less, again), _ = kept(), monkeypatch.setattr(fmanet_blocks, "recomputed", lambda block, *given: block(*given))
+    all_of_it, once = kept()
+    assert less < 0.6 * all_of_it
+    own = list(network.parameters())
+    totals = [sum(value.square().mean() for value in outputs.values()) for outputs in (again, once)]
+    for found, expected in zip(*(torch.autograd.grad(total, own) for total in totals), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_block_that_is_partly_computed_again_compiles_into_one_graph() -> None:
+    torch.compiler.reset()
+    block = small(num_FRMA=1, num_RDB=1, num_dense_layer=1).degradation_learning_network.FRMA_blocks[0]
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    features = torch.rand(3, 12, 3, 4)
+    own = list(block.parameters())
+    totals = [
+        sum(value.square().mean() for value in form(features, features[1:2], None, None, None))
+        for form in (compiled, block)
+    ]
+    for found, expected in zip(*(torch.autograd.grad(total, own) for total in totals), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_restored_frame_needs_no_sharp_ones() -> None:
     network = small().eval()
     x, y = clips(network)
@@ -225,12 +258,12 @@ def test_bands_of_rows_restore_what_the_whole_frame_does(scale: int, band: int, 
 
 def test_a_video_is_restored_frame_by_frame() -> None:
     network = small().eval()
-    frames = torch.rand(4, 3, 6, 5)
+    frames = torch.rand(3, 3, 6, 4)
     restored = vsr.restore(network, frames, padding="replicate")
-    window = frames[[1, 2, 3]].transpose(0, 1)[None]
+    window = frames[[1, 2, 2]].transpose(0, 1)[None]
     with torch.no_grad():
         torch.testing.assert_close(restored[2], network(window)["output"][0], rtol=1e-5, atol=1e-6)
-    assert restored.shape == (4, 3, 24, 20)
+    assert restored.shape == (3, 3, 24, 16)
     tiled = vsr.restore(network, frames, padding="replicate", tile=4, tile_overlap=2)
     assert tiled.shape == restored.shape
 
@@ -271,6 +304,7 @@ def test_stage_one_learns_to_blur_and_restores_nothing() -> None:
         ({"stage": 3}, "stage: expected 1 .* or 2 .*, got 3"),
         ({"LayerNorm_type": "biasfree"}, "LayerNorm_type: expected one of WithBias, BiasFree, got 'biasfree'"),
         ({"ffn_expansion_factor": 0.05}, "ffn_expansion_factor: expected 0.0833 or more, got 0.05"),
+        ({"ffn_expansion_factor": float("inf")}, "ffn_expansion_factor: expected 0.0833 or more, got inf"),
         ({"num_RDB": 0}, "num_RDB: expected a number from 1 up, got 0"),
     ],
 )
@@ -286,3 +320,56 @@ def test_clips_that_do_not_fit_are_refused() -> None:
         network(x[:, :, 1:])
     with pytest.raises(ValueError, match=r"y: expected \(1, 3, 3, 20, 24\), 4 times the size of x, got"):
         network(x, y[..., 1:])
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.cuda
+@on_a_gpu
+def test_a_gpu_gives_the_values_and_gradients_of_the_cpu() -> None:
+    network = small(bias=True)
+    x, y = clips(network, batch=2)
+    results = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float64), ("cuda", torch.float32)):
+        network = network.to(device, dtype)
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            outputs = network(x.to(device, dtype), y.to(device, dtype))
+            total = sum(value.square().mean() for value in outputs.values())
+            results.append([*outputs.values(), *torch.autograd.grad(total, list(network.parameters()))])
+    for expected, *found in zip(*results, strict=True):
+        for ours, limit in zip(found, (1e-8, 1e-3), strict=True):
+            assert (ours.cpu() - expected).abs().max() < limit * (1e-3 + expected.abs().max())
+
+
+@pytest.mark.cuda
+@on_a_gpu
+def test_under_autocast_a_gpu_is_near_float32() -> None:
+    network = small().cuda()
+    x, y = (clip.cuda() for clip in clips(network))
+    exact = network(x, y)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = network(x, y)
+    sum(value.float().square().mean() for value in found.values()).backward()
+    for name, value in exact.items():
+        assert (found[name].float() - value).abs().mean() < 0.05 * value.abs().mean(), name
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.cuda
+@on_a_gpu
+def test_a_training_step_takes_less_than_half_of_the_plain_form_s_memory_of_a_gpu() -> None:
+    config = SMALL | {"dim": 90, "ds_kernel_size": 20, "us_kernel_size": 5, "num_RDB": 12, "growth_rate": 18}
+    config |= {"num_dense_layer": 4, "num_flow": 9, "num_FRMA": 4, "num_transformer_block": 2, "num_heads": 6}
+    config |= {"ffn_expansion_factor": 2.66}  # the published network
+    network = FMANet(**config).cuda()
+    x, y = (clip.cuda() for clip in clips(network, 64, 64))
+    plain = Naive(config, dict(network.named_parameters()))
+    peaks = []
+    for form in (network, plain):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        total = sum(value.square().mean() for value in form(x, y).values())
+        torch.autograd.grad(total, list(network.parameters()))
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    assert peaks[0] < 0.5 * peaks[1]

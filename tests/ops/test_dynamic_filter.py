@@ -18,28 +18,15 @@ def clip(*shape: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Ten
     return torch.from_numpy(np.random.default_rng(seed).uniform(low, high, shape))
 
 
-def folded(clips: Tensor) -> Tensor:
-    return clips.transpose(1, 2).flatten(0, 1)
-
-
-def warped(features: Tensor, flows: Tensor) -> Tensor:
-    return multi_flow_warp(folded(features), folded(flows)).unflatten(0, (len(features), -1)).transpose(1, 2)
-
-
-def image_warp_of_all_channels(x: Tensor, f: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-    occlusion, moved = image_warp(x, f, scale)
-    return occlusion.expand_as(moved), moved
-
-
 GOLDEN: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "ddf_k20_s4": lambda x, kernel, occ: down_filter(x, kernel, occ, kernel_size=20, stride=4),
     "ddf_k8_s4_b2": lambda x, kernel, occ: down_filter(x, kernel, occ, kernel_size=8, stride=4),
     "duf_k3_s3_b2": lambda x, kernel: up_filter(x, kernel, kernel_size=3, scale=3),
     "duf_k5_s4": lambda x, kernel: up_filter(x, kernel, kernel_size=5, scale=4),
-    "imgwarp_s1_rect": lambda x, f: image_warp_of_all_channels(x, f, 1),
-    "imgwarp_s4_rect": lambda x, f: image_warp_of_all_channels(x, f, 4),
-    "mfwarp_12_1": warped,
-    "mfwarp_90_9": warped,
+    "imgwarp_s1_rect": lambda x, f: image_warp(x, f, 1),
+    "imgwarp_s4_rect": lambda x, f: image_warp(x, f, 4),
+    "mfwarp_12_1": multi_flow_warp,
+    "mfwarp_90_9": multi_flow_warp,
 }
 
 
@@ -62,12 +49,12 @@ def test_values_and_gradients_are_those_of_the_official_code(name: str) -> None:
 
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 # kernel, stride, frames, channels, of which the occlusion has, batch, height, width
-DOWN = [(20, 4, 3, 3, 3, 1, 4, 5), (21, 3, 5, 3, 1, 2, 5, 3), (6, 2, 3, 2, 2, 1, 1, 7), (4, 4, 3, 3, 1, 1, 3, 3)]
+DOWN = [(20, 4, 3, 3, 3, 1, 2, 3), (9, 3, 5, 3, 1, 2, 5, 3), (6, 2, 3, 2, 2, 1, 1, 7), (4, 4, 3, 3, 1, 1, 3, 3)]
 DOWN += [(8, 4, 5, 1, 1, 2, 6, 2), (5, 3, 3, 3, 3, 1, 4, 4)]
 UP = [(5, 4, 3, 3, 1, 4, 5), (3, 2, 5, 3, 2, 5, 3), (7, 3, 3, 1, 1, 2, 9), (1, 4, 3, 3, 2, 3, 3), (3, 1, 3, 2, 1, 1, 1)]
 
 
-@pytest.mark.parametrize("tile", [1, 600, 2**21])
+@pytest.mark.parametrize("tile", [600, 2**21])
 @pytest.mark.parametrize("case", DOWN, ids=str)
 def test_down_filter_is_the_naive_form_in_value_and_gradient(
     case: tuple[int, ...], tile: int, monkeypatch: pytest.MonkeyPatch
@@ -88,7 +75,7 @@ def test_down_filter_is_the_naive_form_in_value_and_gradient(
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("tile", [1, 600, 2**21])
+@pytest.mark.parametrize("tile", [600, 2**21])
 @pytest.mark.parametrize("case", UP, ids=str)
 def test_up_filter_is_the_naive_form_in_value_and_gradient(
     case: tuple[int, ...], tile: int, monkeypatch: pytest.MonkeyPatch
@@ -127,8 +114,12 @@ def test_the_gradients_are_the_slopes() -> None:
 
     assert torch.autograd.gradcheck(down, given((1, 2, 3, 4, 2), (1, 16, 3, 2, 1), (1, 1, 3, 4, 2)), fast_mode=True)
     assert torch.autograd.gradcheck(up, given((1, 2, 3, 2, 1), (1, 36, 3, 2, 1)), fast_mode=True)
-    assert torch.autograd.gradcheck(lambda x, f: image_warp(x, f, 2), given((1, 2, 3, 6, 4), (1, 3, 3, 3, 2)))
-    assert torch.autograd.gradcheck(multi_flow_warp, given((2, 4, 3, 4), (2, 6, 3, 4)))
+
+    def warp(*x: Tensor) -> tuple[Tensor, Tensor]:
+        return image_warp(*x, 2)
+
+    assert torch.autograd.gradcheck(warp, given((1, 2, 3, 6, 4), (1, 3, 3, 3, 2)), fast_mode=True)
+    assert torch.autograd.gradcheck(multi_flow_warp, given((2, 4, 3, 4), (2, 6, 3, 4)), fast_mode=True)
 
 
 def test_the_filters_are_sound_operators_of_pytorch() -> None:
@@ -240,16 +231,23 @@ def test_whole_flows_shift_frames_and_each_group_of_features_by_its_own() -> Non
     torch.testing.assert_close(shifted[:, 2:, :-2], features[:, 2:, 2:], rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.slow  # the profiler writes down each of some ten thousand steps
+def test_a_clip_of_features_is_moved_as_its_frames_are() -> None:
+    features, flows = clip(2, 6, 3, 4, 5), clip(2, 9, 3, 4, 5, seed=1, low=-2, high=2)
+    moved = multi_flow_warp(features, flows)
+    for frame in range(3):
+        torch.testing.assert_close(moved[:, :, frame], multi_flow_warp(features[:, :, frame], flows[:, :, frame]))
+
+
+@pytest.mark.slow  # the profiler writes down each of some thousand steps
 def test_the_filters_allocate_far_less_than_what_they_filter_unfolded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dynamic_filter, "TILE", {"cpu": 2**16})
+    monkeypatch.setattr(dynamic_filter, "TILE", {"cpu": 2**17})
     large, small = clip(1, 3, 3, 64, 128).float().requires_grad_(), clip(1, 3, 3, 16, 32).float().requires_grad_()
     logits, kernels = (clip(1, 400, 3, 16, 32, seed=i).float().requires_grad_() for i in (1, 2))
     unfolded = 4 * 3 * 3 * 400 * 16 * 32  # bytes: all windows of all channels, and all products of the other filter
     ones = torch.ones(1, 1, 3, 64, 128)
     # the gradient of the kernels alone is a third of that
-    assert peak(lambda: down_filter(large, logits, ones, kernel_size=20, stride=4).sum().backward()) < 0.8 * unfolded
-    assert peak(lambda: up_filter(small, kernels, kernel_size=5, scale=4).sum().backward()) < 0.8 * unfolded
+    assert peak(lambda: down_filter(large, logits, ones, kernel_size=20, stride=4).sum().backward()) < 0.85 * unfolded
+    assert peak(lambda: up_filter(small, kernels, kernel_size=5, scale=4).sum().backward()) < 0.85 * unfolded
     assert peak(lambda: naive.up_filter(small, kernels, 5, 4).sum().backward()) > 1.6 * unfolded
 
 
@@ -268,6 +266,8 @@ def peak(work: Callable[[], object]) -> int:
         (((1, 3, 3, 8, 8), (1, 64, 2, 2, 2), (1, 1, 3, 8, 8)), "logits: expected"),
         (((1, 3, 3, 8, 9), (1, 64, 3, 2, 2), (1, 1, 3, 8, 9)), "logits: expected"),
         (((1, 3, 3, 8, 8), (1, 36, 3, 2, 2), (1, 1, 3, 8, 8)), "logits: expected"),
+        (((1, 3, 3, 8, 8), (1, 64, 3, 2), (1, 1, 3, 8, 8)), "logits: expected"),
+        (((3, 3, 8, 8), (1, 64, 3, 2, 2), (3, 1, 8, 8)), "logits: expected"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
@@ -281,10 +281,88 @@ def test_flows_that_are_not_of_whole_groups_are_refused(channels: int) -> None:
         multi_flow_warp(clip(2, 4, 3, 4), clip(2, channels, 3, 4))
 
 
+@pytest.mark.parametrize("flow", [(1, 3, 2, 3, 4), (1, 2, 3, 3, 4), (1, 3, 3, 4, 4), (1, 3, 3, 4), (2, 3, 3, 3, 4)])
+def test_flows_of_another_size_are_refused(flow: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"flow: expected \(b, 3, t, h, w\) for images \(b, c, t, 2\*h, 2\*w\)"):
+        image_warp(clip(1, 3, 3, 6, 8), clip(*flow), 2)
+    with pytest.raises(ValueError, match="flows: expected"):
+        multi_flow_warp(clip(1, 3, 3, 3, 5), clip(*flow))
+
+
 def test_kernels_of_a_wrong_size_are_refused() -> None:
     with pytest.raises(ValueError, match="kernel_size: expected the stride 4, or an even number more, got 7"):
         down_filter(clip(1, 3, 3, 8, 8), clip(1, 49, 3, 2, 2), clip(1, 1, 3, 8, 8), kernel_size=7, stride=4)
     with pytest.raises(ValueError, match="kernel_size: expected an odd number, got 4"):
         up_filter(clip(1, 3, 3, 2, 2), clip(1, 64, 3, 2, 2), kernel_size=4, scale=2)
+    with pytest.raises(ValueError, match=r"frames: expected \(b, c, t, h, w\), got \(3, 3, 2, 2\)"):
+        up_filter(clip(3, 3, 2, 2), clip(1, 36, 3, 2, 2), kernel_size=3, scale=2)
     with pytest.raises(ValueError, match="kernels: expected"):
         up_filter(clip(1, 3, 3, 2, 2), clip(1, 36, 3, 2, 2), kernel_size=3, scale=4)
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+# of each op: how it is called, and the shapes of what it is given; flows come last
+OPS: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], tuple[tuple[int, ...], ...]]] = {
+    "down_filter": (
+        lambda x, seen, k: down_filter(x, k, seen, kernel_size=8, stride=4),
+        ((2, 3, 3, 20, 28), (2, 1, 3, 20, 28), (2, 64, 3, 5, 7)),
+    ),
+    "up_filter": (lambda x, k: up_filter(x, k, kernel_size=5, scale=4), ((2, 3, 3, 5, 7), (2, 400, 3, 5, 7))),
+    "image_warp": (lambda x, f: image_warp(x, f, 4), ((2, 3, 3, 20, 28), (2, 3, 3, 5, 7))),
+    "multi_flow_warp": (multi_flow_warp, ((2, 6, 3, 5, 7), (2, 9, 3, 5, 7))),
+}
+
+
+@pytest.mark.cuda
+@on_a_gpu
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("name", OPS)
+def test_a_gpu_gives_the_values_and_gradients_of_the_cpu(name: str, dtype: torch.dtype, limit: float) -> None:
+    function, shapes = OPS[name]
+    # so small that no place is a whole pixel, where the slope of an image has a step
+    given = [clip(*shape, seed=i, low=0.05, high=0.2).to(dtype) for i, shape in enumerate(shapes)]
+    found = of_device(function, [x.cuda() for x in given])
+    expected = of_device(function, [x.float() for x in given])
+    for ours, exact in zip(found, expected, strict=True):
+        assert ours.is_cuda
+        assert ours.dtype == dtype
+        error = (ours.cpu().float() - exact).abs().max() / exact.abs().max()
+        assert error < limit
+
+
+def of_device(function: Callable[..., Tensor | tuple[Tensor, ...]], given: list[Tensor]) -> list[Tensor]:
+    """What an op gives, and the gradients of what it was given."""
+    inputs = [x.requires_grad_() for x in given]
+    outputs = function(*inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    weights = [clip(*out.shape, seed=9 + i, low=-1).to(out) for i, out in enumerate(outputs)]
+    total = sum((out.float() * weight).sum() for out, weight in zip(outputs, weights, strict=True))
+    assert isinstance(total, Tensor)
+    return [*(out.detach() for out in outputs), *torch.autograd.grad(total, inputs)]
+
+
+@pytest.mark.cuda
+@on_a_gpu
+def test_the_filters_and_their_gradients_take_less_than_half_of_the_memory_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dynamic_filter, "TILE", {"cuda": 2**20})
+    large, small = clip(1, 3, 3, 256, 256).float().cuda(), clip(1, 3, 3, 64, 64).float().cuda()
+    kernels = clip(1, 400, 3, 64, 64, seed=1).float().cuda().requires_grad_()
+    seen = torch.ones_like(large)
+    forms: list[tuple[Callable[[], Tensor], Callable[[], Tensor]]] = [
+        (
+            lambda: down_filter(large, kernels, seen, kernel_size=20, stride=4),
+            lambda: naive.down_filter(large, kernels, seen, 20, 4),
+        ),
+        (lambda: up_filter(small, kernels, kernel_size=5, scale=4), lambda: naive.up_filter(small, kernels, 5, 4)),
+    ]
+    for ours, plain in forms:
+        assert peak_of_gpu(ours, kernels) < 0.5 * peak_of_gpu(plain, kernels)
+
+
+def peak_of_gpu(work: Callable[[], Tensor], leaf: Tensor) -> int:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.autograd.grad(work().sum(), leaf)
+    return torch.cuda.max_memory_allocated() - before

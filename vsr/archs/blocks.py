@@ -136,10 +136,11 @@ def checkpoint_activations(network: nn.Module) -> None:
     kinds: tuple[type[nn.Module], ...] = network.checkpointed  # type: ignore[assignment]
     for module in network.modules():
         if isinstance(module, kinds) and not isinstance(module.forward, partial):
-            module.forward = partial(_recomputed, module.forward)
+            module.forward = partial(recomputed, module.forward)
 
 
-def _recomputed(forward: Callable[..., Any], *args: Any) -> Any:
-    if not torch.is_grad_enabled():
+def recomputed(forward: Callable[..., Any], *args: Any) -> Any:
+    """Call ``forward`` and keep, for the backward pass, only its arguments: it is called again there."""
+    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
         return forward(*args)
     return checkpoint(forward, *args, use_reentrant=False)

@@ -8,6 +8,7 @@ masks, (b, 3 * num_flow, t, h, w): dx, dy in pixels and a logit each.
 """
 # ruff: noqa: N803 - the official names of arguments
 
+import math
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from vsr.archs.fmanet_blocks import (
     ClipConv,
     FrameConv,
     FRMABlock,
-    MultiAttentionBlock,
     Upsampler,
     bands,
     lrelu,
@@ -255,7 +255,7 @@ class FMANet(nn.Module):
     temporal = "window"
     size_multiple = 1
     min_size = 1
-    checkpointed = (RDB, MultiAttentionBlock)
+    checkpointed = (RDB,)  # what is cheap to compute again, the attention, always is
     channels_last = False
 
     def __init__(
@@ -297,7 +297,7 @@ class FMANet(nn.Module):
         _check(numbers, us_kernel_size, scale, stage)
         if LayerNorm_type not in LAYER_NORMS:
             raise ValueError(f"LayerNorm_type: expected one of {', '.join(LAYER_NORMS)}, got {LayerNorm_type!r}.")
-        if int(dim * ffn_expansion_factor) < 1:
+        if not 1 <= dim * ffn_expansion_factor < math.inf:
             raise ValueError(f"ffn_expansion_factor: expected {1 / dim:.3g} or more, got {ffn_expansion_factor}.")
         self.in_channels, self.ds_kernel_size, self.scale = in_channels, ds_kernel_size, scale
         self.num_seq = self.num_frame = num_seq
@@ -334,7 +334,8 @@ class FMANet(nn.Module):
         outputs: dict[str, Tensor] = {}
         if y is not None:
             occlusion, warped = image_warp(y, image_flow, self.scale)
-            recon = down_filter(warped, kernels, occlusion, kernel_size=self.ds_kernel_size, stride=self.scale)
+            seen = occlusion[:, :1]  # all channels of it are the same
+            recon = down_filter(warped, kernels, seen, kernel_size=self.ds_kernel_size, stride=self.scale)
             outputs |= {"recon": recon, "hr_warp": warped, "image_flow": image_flow[:, :2], "F_sharp_D": sharp}
         if self.stage == 2:
             taken = self.restoration_network.taken(x, features, flows, kernels)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vsr.archs.blocks import recomputed
 from vsr.ops.dynamic_filter import multi_flow_warp
 
 
@@ -199,7 +200,11 @@ class CrossAttention(nn.Module):
 
 
 class MultiAttentionBlock(nn.Module):
-    """Attention guided by the centre frame and, in Net^R, by the degradation; a feed-forward part after each."""
+    """Attention guided by the centre frame and, in Net^R, by the degradation; a feed-forward part after each.
+
+    What is in it is half of all that a training step would keep, yet a twentieth of the time: ``FRMABlock`` has it
+    computed again in the backward pass.
+    """
 
     def __init__(
         self,
@@ -300,7 +305,7 @@ class FRMABlock(nn.Module):
         fused = warped if fused is None else warped + F.conv2d(fused, self.conv_Fw.weight[:, : self.dim])
         degradation = None if kernels is None else self._fused(self.rdb_KD(kernels), self.conv_KD)
         for block in self.multi_attn_block:
-            fused = block(fused, center, degradation)
+            fused = recomputed(block, fused, center, degradation)
         assert fused is not None
         return features, fused, flows
 

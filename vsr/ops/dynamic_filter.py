@@ -42,11 +42,10 @@ def down_filter(frames: Tensor, logits: Tensor, occlusion: Tensor, *, kernel_siz
         ValueError: the shapes do not fit each other.
     """
     b, c, t = frames.shape[:3]
-    h, w = logits.shape[3:]
-    sides = (stride * h, stride * w)
+    sides = tuple(stride * side for side in logits.shape[3:])
     if kernel_size < stride or (kernel_size - stride) % 2:
         raise ValueError(f"kernel_size: expected the stride {stride}, or an even number more, got {kernel_size}.")
-    if logits.shape != (b, kernel_size**2, t, h, w) or frames.shape[3:] != sides:
+    if frames.dim() != 5 or logits.shape[:3] != (b, kernel_size**2, t) or frames.shape[3:] != sides:
         raise ValueError(
             f"logits: expected (b, {kernel_size**2}, t, h, w) for frames (b, c, t, {stride}*h, {stride}*w), "
             f"got {tuple(logits.shape)} for {tuple(frames.shape)}."
@@ -81,9 +80,11 @@ def up_filter(frames: Tensor, kernels: Tensor, *, kernel_size: int, scale: int, 
     Raises:
         ValueError: the shapes do not fit each other.
     """
-    b, _, t, h, w = frames.shape
-    if kernel_size % 2 == 0:
+    if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}.")
+    if frames.dim() != 5:
+        raise ValueError(f"frames: expected (b, c, t, h, w), got {tuple(frames.shape)}.")
+    b, _, t, h, w = frames.shape
     first, last = (0, h) if rows is None else (rows.start, rows.stop)
     expected = (b, (scale * kernel_size) ** 2, t, last - first, w)
     if kernels.shape != expected:
@@ -109,9 +110,18 @@ def image_warp(images: Tensor, flow: Tensor, scale: int = 1) -> tuple[Tensor, Te
         scale: s.
 
     Returns:
-        The mask where the flow points into the image, (b, 1, t, s*h, s*w), and the masked, moved frames, of the
-        images' shape; both of the images' type.
+        The mask where the flow points into the image, one channel that is seen as c, and the masked, moved frames;
+        both of the images' shape and type.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
     """
+    of_images = (*flow.shape[:1], *images.shape[1:2], *flow.shape[2:3], *(scale * side for side in flow.shape[3:]))
+    if flow.dim() != 5 or flow.shape[1] != 3 or images.shape != of_images:
+        raise ValueError(
+            f"flow: expected (b, 3, t, h, w) for images (b, c, t, {scale}*h, {scale}*w), "
+            f"got {tuple(flow.shape)} for {tuple(images.shape)}."
+        )
     b, c, t, height, width = images.shape
     frames = images.transpose(1, 2).reshape(b * t, c, height, width)
     flow = flow.to(_precise(flow)).transpose(1, 2).reshape(b * t, 3, *flow.shape[3:])
@@ -121,28 +131,33 @@ def image_warp(images: Tensor, flow: Tensor, scale: int = 1) -> tuple[Tensor, Te
         mask = F.interpolate(mask, scale_factor=scale, mode="bilinear", align_corners=False)
     both = flow_warp(torch.cat((torch.ones_like(frames[:, :1]), frames), 1), moves) * mask
     both = both.to(images.dtype).unflatten(0, (b, t)).transpose(1, 2)
-    return both[:, :1], both[:, 1:]
+    return both[:, :1].expand_as(images), both[:, 1:]
 
 
 def multi_flow_warp(features: Tensor, flows: Tensor) -> Tensor:
     """Move each group of channels by a flow of its own, and weigh it by that flow's mask.
 
     Args:
-        features: (n, c, h, w).
-        flows: (n, 3*g, h, w): for each of g groups of c/g channels dx and dy in pixels, and the logit of a mask.
+        features: (b, c, h, w), or (b, c, t, h, w).
+        flows: (b, 3*g, h, w), or (b, 3*g, t, h, w): for each of g groups of c/g channels dx and dy in pixels, and the
+            logit of a mask.
 
     Returns:
-        (n, c, h, w).
+        The moved features, of their shape.
 
     Raises:
-        ValueError: the flows are not those of whole groups.
+        ValueError: the flows are not those of whole groups, or have another size than the features.
     """
     groups, rest = divmod(flows.shape[1], 3)
-    if rest or groups == 0 or features.shape[1] % groups:
+    fit = features.shape[:1] + features.shape[2:] == flows.shape[:1] + flows.shape[2:]
+    if rest or groups == 0 or features.shape[1] % groups or not fit:
         raise ValueError(
-            f"flows: expected (n, 3*g, h, w) with g a divisor of the {features.shape[1]} channels of features, "
-            f"got {tuple(flows.shape)}."
+            f"flows: expected (b, 3*g, h, w) with g a divisor of the {features.shape[1]} channels of features "
+            f"{tuple(features.shape)}, got {tuple(flows.shape)}."
         )
+    if features.dim() == 5:
+        moved = multi_flow_warp(*(clip.transpose(1, 2).flatten(0, 1) for clip in (features, flows)))
+        return moved.unflatten(0, (len(features), -1)).transpose(1, 2)
     pairs = flows.reshape(-1, 3, *flows.shape[2:])
     grouped = features.reshape(-1, features.shape[1] // groups, *features.shape[2:])
     return (flow_warp(grouped, pairs[:, :2]) * pairs[:, 2:].sigmoid()).reshape(features.shape)
