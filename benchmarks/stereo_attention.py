@@ -2,7 +2,7 @@
 
     python benchmarks/stereo_attention.py              94x310 (KITTI at x4) and 375x1242 (a KITTI frame, enlarged)
     python benchmarks/stereo_attention.py --sizes 94x310 --rounds 8
-    python benchmarks/stereo_attention.py --network    NAFSSR-T x4 as a whole, once
+    python benchmarks/stereo_attention.py --network    NAFSSR-T x4 as a whole, each form once, within --limit_s
 
 Claim: at 375x1242 SCAM needs at most a fifth of the memory of attention with all its weights, and no more time.
 
@@ -18,6 +18,7 @@ processor's; memory is what a fresh process's resident set grows by at its peak,
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ def pair(height: int, width: int) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def compare(height: int, width: int, rounds: int, threads: int) -> None:
     left, right = pair(height, width)
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = clock_of(threads)
     found, off = forms(height), {}
     times, expected = dict.fromkeys(found, float("inf")), None
     for _ in range(rounds):
@@ -123,13 +124,28 @@ def compare(height: int, width: int, rounds: int, threads: int) -> None:
 
 def memory(height: int, width: int, name: str, threads: int) -> float:
     """MB by which a fresh process grows that runs one form once."""
+    return probed(height, width, name, threads, None, None)[1]
+
+
+def probed(
+    height: int, width: int, name: str, threads: int, limit_s: float | None, limit_gb: float | None
+) -> tuple[float, float]:
+    """Seconds, and MB by which it grows, of a fresh process that runs one form once.
+
+    Raises:
+        subprocess.SubprocessError: it took longer than ``limit_s``, or more memory than ``limit_gb``, all included.
+    """
     command = [sys.executable, __file__, "--probe", f"{height}x{width}", name, "--threads", str(threads)]
+    command += [] if limit_gb is None else ["--limit_gb", str(limit_gb)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment, timeout=limit_s)
+    seconds, grown = map(float, done.stdout.split())
+    return seconds, grown
 
 
 @torch.inference_mode()
-def probe(height: int, width: int, name: str) -> None:
+def probe(height: int, width: int, name: str, threads: int, limit_gb: float) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gb * 1e9),) * 2)  # better an error than a machine that swaps
     if name.startswith("NAFSSR"):
         work = network_work(name, height, width)
     else:
@@ -139,19 +155,24 @@ def probe(height: int, width: int, name: str) -> None:
         def work() -> object:
             return form(left, right)
 
-    before = resident("VmRSS")
+    clock, before = clock_of(threads), resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    began = clock()
     work()
-    print(resident("VmHWM") - before)
+    print(clock() - began, resident("VmHWM") - before)
 
 
-NETWORKS = ("NAFSSR-T, all weights", "NAFSSR-T")
+def clock_of(threads: int) -> Callable[[], float]:
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+NETWORKS = ("NAFSSR-T x4, all weights", "NAFSSR-T x4")
 
 
 def network_work(name: str, height: int, width: int) -> Callable[[], Tensor]:
     network = NAFSSR(width=CHANNELS, num_blks=16, up_scale=4, fusion_block={"type": "SCAM"}).eval()
     x = torch.rand(1, 6, height, width)
-    if name == "NAFSSR-T":
+    if name == NETWORKS[1]:
         return lambda: network(x)
     for block in network.body:
         block.module.fusion.rows = height
@@ -163,21 +184,20 @@ def network_work(name: str, height: int, width: int) -> Callable[[], Tensor]:
     return plain
 
 
-@torch.inference_mode()
-def compare_networks(height: int, width: int, threads: int) -> None:
-    clock = time.process_time if threads == 1 else time.perf_counter
-    found = {}
-    for name in NETWORKS:
-        work = network_work(name, height, width)
-        began = clock()
-        work()
-        found[name] = (clock() - began, memory(height, width, name, threads))
-    plain = found[NETWORKS[0]]
-    for name, (seconds, grown) in found.items():
-        cells = (
-            f"{height}x{width}", name, f"{1e3 * seconds:.0f}", f"{plain[0] / seconds:.2f}", f"{grown:.0f}",
-            f"{grown / plain[1]:.2f}", "-",
-        )  # fmt: skip
+def compare_networks(height: int, width: int, given: argparse.Namespace) -> None:
+    plain: tuple[float, float] | None = None
+    for name in given.network or NETWORKS:
+        limits = given.limit_s, given.limit_gb
+        try:
+            seconds, grown = probed(height, width, name, given.threads, *limits)
+        except subprocess.SubprocessError as error:
+            late = isinstance(error, subprocess.TimeoutExpired)
+            what = f"more than {limits[0]:g} s" if late else f"failed within {limits[1]:g} GB"
+            print(f"| {height}x{width} | {name} | {what} | - | - | - | - |", flush=True)
+            continue
+        plain = (seconds, grown) if name == NETWORKS[0] else plain
+        shares = ("-", "-") if plain is None else (f"{plain[0] / seconds:.2f}", f"{grown / plain[1]:.2f}")
+        cells = (f"{height}x{width}", name, f"{1e3 * seconds:.0f}", shares[0], f"{grown:.0f}", shares[1], "-")
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -191,18 +211,26 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=size, default=[(94, 310), (375, 1242)], help="of the input")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--network", action="store_true", help="NAFSSR-T as a whole, one run of each form")
+    parser.add_argument(
+        "--network",
+        nargs="*",
+        choices=NETWORKS,
+        metavar="FORM",
+        help="NAFSSR-T as a whole, one run of these forms, or all",
+    )
+    parser.add_argument("--limit_s", type=float, default=1800, help="wall time that one run of it may take")
+    parser.add_argument("--limit_gb", type=float, default=16, help="memory that a process of its own may take")
     parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.probe:
-        probe(*size(given.probe[0]), given.probe[1])
+        probe(*size(given.probe[0]), given.probe[1], given.threads, given.limit_gb)
         return
     print("| input | form | ms | times as fast | memory, MB | share | greatest difference |")
     print(f"|{'---|' * 7}")
     for height, width in given.sizes:
-        if given.network:
-            compare_networks(height, width, given.threads)
+        if given.network is not None:
+            compare_networks(height, width, given)
         else:
             compare(height, width, given.rounds, given.threads)
 
