@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from kit import ROOT, history, validations
+from kit import ROOT, history, run, validations
 
 from vsr.config import load_options
 from vsr.data import reds_files, reds_preparation
@@ -17,6 +17,7 @@ from vsr.data.reds_preparation import RedsOptions, prepare_reds
 from vsr.engine.results import totals
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
+from vsr.models.weights import build_network, read_weights
 from vsr.utils.images import read_image, write_image
 from vsr.utils.resize import imresize
 
@@ -107,6 +108,42 @@ def test_reds_becomes_figures_of_reds4_in_five_steps(
                               "val.tile=12", "val.tile_overlap=8"])
     )["test"]  # fmt: skip
     assert len(whole) == 4 * FRAMES
+
+
+def test_two_processes_learn_what_one_learns_in_both_stages(tmp_path: Path) -> None:
+    """One SGD step of rate 1 changes the weights by the negative gradient, the mean over the processes' samples."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "gt" / "a").mkdir(parents=True)
+    for frame in range(3):
+        write_image(tmp_path / "gt" / "a" / f"{frame}.png", rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    script = tmp_path / "both_stages.py"
+    script.write_text(
+        "import sys\nfrom vsr.config import load_options\nfrom vsr.engine.train import train\n"
+        "for stage in (1, 2):\n"
+        f"    file = '{ROOT}/options/train/FMANet/stage%d_reds_x4.yml' % stage\n"
+        "    train(load_options(file, [*sys.argv[2:], f'name={sys.argv[1]}_{stage}']))\n"
+    )
+    overrides = [
+        *SHORT, f"datasets.train.dataroot_gt={tmp_path}/gt", "datasets.train.dataroot_lq=null",
+        "datasets.train.dataroot_lq_sharp=null", "datasets.train.dataroot_flow=null", "datasets.train.find_flow=true",
+        "datasets.train.degradations=[{type: FrameAverage, num_frame: 3}]", "datasets.train.val_partition=null",
+        "datasets.val=null", "train.total_iter=1", "train.optim_g={type: SGD, lr: 1.0}", "train.scheduler=null",
+        "path.pretrain_network_g=null", f"path.experiments_root={tmp_path}",
+    ]  # fmt: skip
+    status, output = run(str(script), "two", *overrides, "datasets.train.batch_size_per_gpu=1", world=2)
+    assert status == 0, output
+    for stage in (1, 2):
+        file = ROOT / f"options/train/FMANet/stage{stage}_reds_x4.yml"
+        options = load_options(file, [*overrides, f"name=one_{stage}"])
+        train(options)
+        torch.manual_seed(options.manual_seed)
+        before = build_network(options.network_g.as_option()).state_dict()
+        one, two = (read_weights(tmp_path / f"{n}_{stage}" / "models" / "net_g_1.pth") for n in ("one", "two"))
+        for name, value in before.items():
+            change = one[name] - value
+            assert change.abs().max() > 0, name  # every parameter has a gradient: nothing for DDP to wait for
+            limit = 1e-5 * max(1.0, float(change.abs().max()))
+            torch.testing.assert_close(two[name] - value, change, rtol=1e-4, atol=limit, msg=lambda m, n=name: n + m)
 
 
 def assert_protocol(records: list, prepared: Path, results: Path) -> None:
