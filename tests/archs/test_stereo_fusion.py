@@ -63,9 +63,13 @@ def test_rows_are_taken_a_few_at_a_time_with_the_same_result(monkeypatch: pytest
     block = trained()
     views = torch.randn(2, 2, 4, 5, 7, dtype=torch.float64)
     whole = block(*views)
-    monkeypatch.setattr(vsr.archs.stereo_fusion, "_WEIGHTS", 2 * 2 * 7 * 7)  # two rows of two pairs
+    monkeypatch.setattr(vsr.archs.stereo_fusion, "_WEIGHTS", 6 * 2 * 2 * 7 * 7)  # two rows of two pairs, six times
+    taken: list[int] = []
+    exchange = block._exchange
+    monkeypatch.setattr(block, "_exchange", lambda *parts: taken.append(parts[0].shape[2]) or exchange(*parts))
     with torch.no_grad():
         torch.testing.assert_close(block(*views), tuple(whole), atol=1e-12, rtol=0)
+    assert taken == [2, 2, 1]
 
 
 def test_a_new_exchange_changes_nothing_and_learns() -> None:

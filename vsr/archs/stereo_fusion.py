@@ -16,16 +16,20 @@ from vsr.registry import FUSIONS
 _WEIGHTS = 2**24  # numbers of attention weights in memory at a time, when no gradient is wanted: 64 MiB
 
 
-def rows_at_once(view: Tensor) -> int:
+def rows_at_once(view: Tensor, *, copies: int = 1) -> int:
     """Return how many rows of a view (b, c, h, w) attend to the other view's at a time: no row needs another one.
 
     Each has b x w x w weights. All, if a gradient is wanted, which needs them all in the end, or if the code is traced
     for other sizes.
+
+    Args:
+        view: One of the two.
+        copies: How many tensors of the weights' size (b, rows, w, w) there are at a time.
     """
     b, _, h, w = view.shape
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return h
-    return min(h, max(1, _WEIGHTS // max(1, b * w * w)))
+    return min(h, max(1, _WEIGHTS // max(1, copies * b * w * w)))
 
 
 @FUSIONS.register
@@ -54,7 +58,7 @@ class BiPAM(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """Map the views (b, c, h, w) to the same shapes."""
-        rows = rows_at_once(left)
+        rows = rows_at_once(left, copies=6)  # scores, weights both ways, and what is made of them: counted at its peak
         parts = [self._exchange(*part) for part in zip(left.split(rows, 2), right.split(rows, 2), strict=True)]
         return torch.cat([part[0] for part in parts], 2), torch.cat([part[1] for part in parts], 2)
 

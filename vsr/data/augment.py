@@ -134,7 +134,8 @@ def draw_stereo_regions(
 ) -> tuple[Region, Region]:
     """Draw crops of the same rows of two views; the right one's columns are up to ``max_shift`` aside.
 
-    A shift of d columns to the right adds d to every disparity of the crop. Where the image ends less is drawn.
+    A shift of d columns to the right adds d to every disparity of the crop; one to the left takes d from it, so that
+    far points may have a negative one. Where the image ends less is drawn.
 
     Args:
         rng: Where to draw from.

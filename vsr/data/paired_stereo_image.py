@@ -47,7 +47,8 @@ class PairedStereoImageDataset(Dataset[Sample]):
         use_vflip: Flip both views vertically at random, when training.
         use_rot: Must be false: the views of a rotated pair would differ along columns.
         flip_RGB: Exchange the colours at random, in one order for all, when training.
-        random_offset: Up to how many LQ pixels the right view's crop lies aside of the left one's, when training.
+        random_offset: Up to how many LQ pixels the right view's crop lies aside of the left one's, when training. To
+            the left it takes from every disparity, and may turn those of far points negative.
         meta_info_file: List of the pairs to use, lines ``name`` or ``name (h,w,c)``.
         cache_data: Keep the decoded images in memory.
         io_backend: Where the images are: {type: disk} in files, {type: lmdb} in LMDBs, which the roots then are.
