@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from kit import validations
+from kit import validations, write_frames
 from test_end_to_end import interrupted, options_of
 
 from vsr.config import OptionError
 from vsr.engine import evaluate
+from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.results import Best, format_bests
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.engine.validation import _beats
 from vsr.models.restoration import RestorationModel
 from vsr.models.weights import build_network
+from vsr.registry import MODELS
 from vsr.utils.records import Record
 
 SHORT = ["train.total_iter=4", "val.val_freq=2", "val.compare_bicubic=false"]
@@ -242,3 +244,19 @@ def test_what_is_no_number_is_never_better() -> None:
     assert _beats(float("inf"), {"value": 50.0}, higher=True)
     assert not _beats(50.0, {"value": 50.0}, higher=True)  # the earlier one stays
     assert _beats(49.0, {"value": 50.0}, higher=False)
+
+
+@pytest.mark.parametrize("kind", ["VideoTestDataset", "FMANetTestDataset"])
+def test_frames_that_are_no_neighbours_are_not_compared_as_if_they_were(tiny: Path, tmp_path: Path, kind: str) -> None:
+    for clip, numbers in (("a", (7, 8, 9, 11, 12)), ("b", (0, 1, 2))):
+        write_frames(tmp_path / "gaps" / clip, len(numbers), (48, 48), seed=1)
+        files = sorted((tmp_path / "gaps" / clip).iterdir())
+        for file, number in reversed(list(zip(files, numbers, strict=True))):
+            file.rename(file.with_name(f"{number:03d}.png"))
+    of_set = f"{{type: {kind}, dataroot_gt: {tmp_path}/gaps, num_frame: 3, allow_gaps: true, padding: replicate}}"
+    options = options_of(tiny, f"datasets.val={of_set}", "val.metrics={tof: {type: calculate_tof}}")
+    model = MODELS.build({"type": "VideoModel"}, options=options, device=torch.device("cpu"), train=False)
+    records = EvaluationSet("val", options).measure(model)
+    assert len(records) == 8
+    measured = [record.key for record in records if "tof" in record.metrics]
+    assert measured == ["a/008", "a/009", "a/012", "b/001", "b/002"]

@@ -161,6 +161,14 @@ class ClipSet:
         """Return each frame's key and its files."""
         return [(clip.key(i), clip.pair(i)) for clip in self.clips for i in range(len(clip))]
 
+    def after_gaps(self) -> set[str]:
+        """Return the keys of the frames before which others are missing, which allow_gaps lets pass."""
+        found = set()
+        for clip in self.clips:
+            files = (clip.lq or clip.main).files
+            found |= {clip.key(files.index(after)) for _, after, _ in gaps(files)}
+        return found
+
     def preload(self, *, with_gt: bool) -> None:
         """Keep all frames in memory; see ``PairReader.preload``."""
         pairs = [(clip.pair(i), with_gt) for clip in self.clips for i in range(len(clip))]

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vsr.config import DatasetOptions, Options
+from vsr.data.clips import ClipSet
 from vsr.data.loader import build_dataset, build_val_loader, share_of
 from vsr.data.workers import WatchedLoader
 from vsr.engine.hangs import HangWatch
@@ -100,7 +102,22 @@ class EvaluationSet:
         watch = HangWatch(dist.patience())
         with closing(self._loader(model)) as loader:
             items = watch.each(stop.until(loader) if stop else loader)
-            return model.validate(told(items, self.name, len(loader)), lead=self._lead(model), **how)
+            records = model.validate(told(items, self.name, len(loader)), lead=self._lead(model), **how)
+        return self._without_gaps(records, model)
+
+    def _without_gaps(self, records: list[Record], model: RestorationModel) -> list[Record]:
+        """Take from frames before which others are missing what was measured against the frame before them."""
+        clips = getattr(self.dataset, "clips", None)
+        follow = [name for name, metric in model.metrics.items() if getattr(metric, "follows", False)]
+        if not follow or not isinstance(clips, ClipSet):
+            return records
+        alone = clips.after_gaps()
+        return [
+            replace(record, metrics={name: value for name, value in record.metrics.items() if name not in follow})
+            if record.key in alone
+            else record
+            for record in records
+        ]
 
     def _loader(self, model: RestorationModel) -> WatchedLoader:
         return build_val_loader(
