@@ -16,6 +16,7 @@ than one pixel of disparity. Others, which something hides from the right camera
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import cv2
@@ -36,8 +37,13 @@ class PairMetric(ImageMetric):
     """Measures the two views of a restored pair as a whole, with the true disparity if that is known.
 
     Args:
-        definition, unit, crop_border, input_order: As for ImageMetric. The border is that of the left view, and is
-            left out of the value only: matching and warping see all.
+        compare: Returns the value of: the restored pair and the target, uint8 (h, w, 6); the reference, the left view's
+            disparity, float32 (h, w), NaN where it is unknown; the pixels that count, bool (h, w), at least one; and
+            the number of pixels below which disparities are looked for.
+        what: What the number means; the border is added.
+        unit, crop_border, input_order: As for ImageMetric. The border is that of the left view, and is left out of the
+            value only: matching and warping see all.
+        higher_is_better: Or lower.
         max_disparity: The largest disparity to look for plus one, a multiple of 16; None: 128, or if the true
             disparity is known as much as it takes.
     """
@@ -46,15 +52,17 @@ class PairMetric(ImageMetric):
 
     def __init__(
         self,
+        compare: Callable[[Array, Array, Array, Array, int], float],
         *,
-        definition: str,
+        what: str,
         unit: str,
+        higher_is_better: bool,
         crop_border: int,
         max_disparity: int | None,
         input_order: Literal["HWC", "CHW"],
     ) -> None:
         super().__init__(
-            definition=definition,
+            definition=f"{what}, crop {crop_border}",
             unit=unit,
             crop_border=crop_border,
             test_y_channel=False,
@@ -63,7 +71,7 @@ class PairMetric(ImageMetric):
         )
         if max_disparity is not None and (max_disparity < _STEP or max_disparity % _STEP):
             raise ValueError(f"max_disparity: expected a multiple of {_STEP} from {_STEP} on, got {max_disparity}")
-        self.max_disparity = max_disparity
+        self.compare_pair, self.higher_is_better, self.max_disparity = compare, higher_is_better, max_disparity
 
     def __call__(self, restored: Array | Tensor, target: Array | Tensor, disparity: Array | None = None) -> float:
         """Return the value for two pairs: arrays (h, w, 6) or tensors (6, h, w) as ImageMetric takes them.
@@ -113,93 +121,23 @@ class PairMetric(ImageMetric):
         counted[inner, inner] = seen[inner, inner]
         return self.compare_pair(restored, target, reference, counted, most) if counted.any() else math.nan
 
-    def compare_pair(self, restored: Array, target: Array, reference: Array, seen: Array, most: int) -> float:
-        """Return the value of pairs uint8 (h, w, 6).
 
-        Args:
-            restored, target: The pairs.
-            reference: Disparity of the left view, float32 (h, w); NaN where it is unknown.
-            seen: The pixels that count, bool (h, w), at least one.
-            most: Disparities below this many pixels are looked for.
-        """
-        raise NotImplementedError
+def _error(restored: Array, target: Array, reference: Array, seen: Array, most: int) -> float:
+    errors = np.abs(match(*views(restored), most=most) - reference)[seen]
+    known = np.isfinite(errors)
+    return float(errors[known].mean(dtype=np.float64)) if known.any() else math.nan
 
 
-class DisparityError(PairMetric):
-    """Mean of |found - reference| over the pixels of which both are known, in pixels; NaN if there is none."""
-
-    higher_is_better = False
-
-    def compare_pair(self, restored: Array, target: Array, reference: Array, seen: Array, most: int) -> float:
-        errors = np.abs(match(*views(restored), most=most) - reference)[seen]
-        known = np.isfinite(errors)
-        return float(errors[known].mean(dtype=np.float64)) if known.any() else math.nan
+def _bad(restored: Array, target: Array, reference: Array, seen: Array, most: int, *, threshold: float) -> float:
+    errors = np.abs(match(*views(restored), most=most) - reference)[seen]
+    return 100 * float(1 - (errors <= threshold).mean())  # no comparison holds of NaN
 
 
-class BadDisparity(PairMetric):
-    """Per cent of the pixels seen in both views whose disparity is not found, or is off by more than ``threshold``."""
-
-    higher_is_better = False
-
-    def __init__(
-        self,
-        *,
-        definition: str,
-        unit: str,
-        crop_border: int,
-        max_disparity: int | None,
-        input_order: Literal["HWC", "CHW"],
-        threshold: float,
-    ) -> None:
-        super().__init__(
-            definition=definition,
-            unit=unit,
-            crop_border=crop_border,
-            max_disparity=max_disparity,
-            input_order=input_order,
-        )
-        if not 0 < threshold < math.inf:
-            raise ValueError(f"threshold: expected a number of pixels above 0, got {threshold}")
-        self.threshold = threshold
-
-    def compare_pair(self, restored: Array, target: Array, reference: Array, seen: Array, most: int) -> float:
-        errors = np.abs(match(*views(restored), most=most) - reference)[seen]
-        return 100 * float(1 - (errors <= self.threshold).mean())  # no comparison holds of NaN
-
-
-class WarpedPSNR(PairMetric):
-    """PSNR in dB of the restored right view, warped to the left one by the reference, over pixels seen in both.
-
-    At a pixel (x, y) of the left view it is the right view's colour at (x - d, y), interpolated linearly between the
-    two nearest columns and not rounded.
-    """
-
-    def __init__(
-        self,
-        *,
-        definition: str,
-        unit: str,
-        crop_border: int,
-        max_disparity: int | None,
-        input_order: Literal["HWC", "CHW"],
-        against: Literal["restored", "target"],
-    ) -> None:
-        super().__init__(
-            definition=definition,
-            unit=unit,
-            crop_border=crop_border,
-            max_disparity=max_disparity,
-            input_order=input_order,
-        )
-        if against not in ("restored", "target"):
-            raise ValueError(f"against: expected 'restored' or 'target', got {against!r}")
-        self.against = against
-
-    def compare_pair(self, restored: Array, target: Array, reference: Array, seen: Array, most: int) -> float:
-        left = views(restored if self.against == "restored" else target)[0]
-        difference = warped(views(restored)[1], reference, seen) - left[seen]
-        mse = float(np.square(difference).mean())
-        return 10 * math.log10(255.0**2 / mse) if mse else math.inf
+def _warped(restored: Array, target: Array, reference: Array, seen: Array, most: int, *, against: str) -> float:
+    # The right view at (x - d, y), interpolated linearly between the two nearest columns and not rounded.
+    left = views(restored if against == "restored" else target)[0]
+    mse = float(np.square(warped(views(restored)[1], reference, seen) - left[seen]).mean())
+    return 10 * math.log10(255.0**2 / mse) if mse else math.inf
 
 
 def views(pair: Array) -> tuple[Array, Array]:
@@ -273,7 +211,7 @@ def warped(right: Array, disparity: Array, where: Array) -> Array:
 @METRICS.register
 def calculate_disparity_error(
     *, crop_border: int = 0, max_disparity: int | None = None, input_order: Literal["HWC", "CHW"] = "HWC"
-) -> DisparityError:
+) -> PairMetric:
     """End-point error in pixels of the disparity that matching finds between the two restored views; lower is better.
 
     The reference is the true disparity where the set gives one, else that between the views of the target. Pixels
@@ -285,9 +223,11 @@ def calculate_disparity_error(
             disparity is known as much as it takes.
         input_order: Of arrays given to a call.
     """
-    return DisparityError(
-        definition=_described("disparity error, mean over pixels seen in both views and matched", crop_border),
+    return PairMetric(
+        _error,
+        what="disparity error, mean over pixels seen in both views and matched",
         unit="px",
+        higher_is_better=False,
         crop_border=crop_border,
         max_disparity=max_disparity,
         input_order=input_order,
@@ -301,7 +241,7 @@ def calculate_bad_disparity(
     crop_border: int = 0,
     max_disparity: int | None = None,
     input_order: Literal["HWC", "CHW"] = "HWC",
-) -> BadDisparity:
+) -> PairMetric:
     """Per cent of pixels seen in both views whose disparity is off by more than the threshold, or not found at all.
 
     Lower is better; the disparities and the reference are those of calculate_disparity_error.
@@ -310,16 +250,16 @@ def calculate_bad_disparity(
         threshold: Pixels.
         crop_border, max_disparity, input_order: As in calculate_disparity_error.
     """
-    return BadDisparity(
-        definition=_described(
-            f"bad disparities, off by more than {threshold:g} px or not matched, of pixels seen in both views",
-            crop_border,
-        ),
+    if not 0 < threshold < math.inf:
+        raise ValueError(f"threshold: expected a number of pixels above 0, got {threshold}")
+    return PairMetric(
+        functools.partial(_bad, threshold=threshold),
+        what=f"bad disparities, off by more than {threshold:g} px or not matched, of pixels seen in both views",
         unit="%",
+        higher_is_better=False,
         crop_border=crop_border,
         max_disparity=max_disparity,
         input_order=input_order,
-        threshold=threshold,
     )
 
 
@@ -330,7 +270,7 @@ def calculate_warped_psnr(
     crop_border: int = 0,
     max_disparity: int | None = None,
     input_order: Literal["HWC", "CHW"] = "HWC",
-) -> WarpedPSNR:
+) -> PairMetric:
     """PSNR in dB of RGB of the restored right view, warped to the left one, over pixels that both views see.
 
     It is warped by the true disparity where the set gives one, else by that between the views of the target.
@@ -342,17 +282,14 @@ def calculate_warped_psnr(
         max_disparity: As in calculate_disparity_error.
         input_order: Of arrays given to a call.
     """
-    return WarpedPSNR(
-        definition=_described(
-            f"PSNR of the right view warped to the {against} left one, RGB, pixels seen in both views", crop_border
-        ),
+    if against not in ("restored", "target"):
+        raise ValueError(f"against: expected 'restored' or 'target', got {against!r}")
+    return PairMetric(
+        functools.partial(_warped, against=against),
+        what=f"PSNR of the right view warped to the {against} left one, RGB, pixels seen in both views",
         unit="dB",
+        higher_is_better=True,
         crop_border=crop_border,
         max_disparity=max_disparity,
         input_order=input_order,
-        against=against,
     )
-
-
-def _described(what: str, crop_border: int) -> str:
-    return f"{what}, crop {crop_border}"
