@@ -226,6 +226,8 @@ def test_a_flow_that_is_missing_is_told_at_the_start_with_what_makes_it(roots: d
         build(**roots)
     for left in file.parent.glob("*.npy"):
         left.unlink()
+    with pytest.raises(FileNotFoundError, match=r"dataroot_flow: .* Make it of the sharp LQ frames with scripts/gener"):
+        build(**{**roots, "dataroot_flow": str(tmp_path / "none")})
     with pytest.raises(ValueError, match=r"a folder '.*240' with flows .* scripts/generate_flow.py"):
         build(**roots)
 

@@ -34,7 +34,12 @@ class ClipFlows:
                 f"dataroot_flow: expected one root for each of the set's {len(clips.roots)}, got {len(roots)}. "
                 "Name them in the order of dataroot_gt."
             )
-        found = [_folders(existing(root, "dataroot_flow")) for root in roots]
+        try:
+            found = [_folders(existing(root, "dataroot_flow")) for root in roots]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error} Make it of the sharp LQ frames with scripts/generate_flow.py, or leave the option out."
+            ) from error
         self._folders: dict[str, str] = {}
         for clip in clips.clips:
             number = next((n for n, pair in enumerate(clips.roots) if _belongs(clip.name, pair.label)), 0)
