@@ -43,6 +43,9 @@ EXACT = (
 )
 
 
+ENDS = ("prediction", "target")
+
+
 def test_with_legacy_names_the_folder_is_the_one_that_the_experiments_had(option: Path) -> None:
     assert folder_of(option, *DEFAULTS, "prediction.legacy_names=true") == EXACT
     assert folder_of(option, *DEFAULTS) == EXACT.replace("sep1by1", "sep1by1_pixsim")
@@ -141,7 +144,7 @@ def test_a_run_leaves_the_tree_with_its_best_and_its_newest_state(option: Path, 
         "L1Loss_e1e-03_d1e-03_W24H16"
     )
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    images = [*(f"input_{i:02d}" for i in range(4)), "prediction", "target"]
+    images = [*(f"input_{i:02d}" for i in range(4)), *ENDS]
     weights = [
         f"{level}_hop{hop}_slot{slot:02d}" for level in ("bottleneck", "level2") for hop in (1, 2) for slot in range(4)
     ]
@@ -258,6 +261,12 @@ def test_baselines_stand_beside_every_loss_and_are_to_be_beaten(
     assert [r.levelname for r in told] == ["INFO"] * 2
     caplog.clear()
     run_test(load_options(option, ["name=good"]))
+    shown = tmp_path / "results" / "good" / "Results" / "val"
+    assert {path.stem for path in (shown / "out_image" / "1").iterdir()} == {
+        *(f"input_{i:02d}" for i in range(4)),
+        *ENDS,
+    }
+    assert len(list((shown / "weight_image" / "1").iterdir())) == 2 * 4  # level 2 and the bottleneck, slots
     assert [r.levelname for r in caplog.records if "baselines: copy-last" in r.getMessage()] == ["INFO"]
     assert "loss 0.00100, baselines: copy-last 0." in told[0].getMessage()
 
@@ -298,8 +307,8 @@ def test_two_processes_train_with_the_memory_s_own_loss_and_measure_what_one_doe
     weights = of_two / "models" / "net_g_2.pth"
     run_test(load_options(option, ["name=alone", f"path.pretrain_network_g={weights}"]))
     table = (tmp_path / "results" / "alone" / "val.csv").read_text().splitlines()
-    assert table[0] == "key,clip,frame,loss,l1,psnr,copy loss,copy l1,copy psnr"
-    values = np.array([[float(value) for value in line.split(",")[3:]] for line in table[1:]])
+    assert table[0].startswith("key,clip,frame,loss,l1,psnr,copy loss,copy l1,copy psnr")
+    values = np.array([[float(value) for value in line.split(",")[3:9]] for line in table[1:]])
     assert values.shape == (3, 6)
     entry = validations(of_two)[2, "val"]
     metrics = ("loss", "l1", "psnr")

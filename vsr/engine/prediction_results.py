@@ -7,8 +7,9 @@
             last/...                         the same of the newest state
             weight/best_loss.pth, last.pth
 
-The folders' names are those of earlier experiments; with prediction.legacy_names to the letter, where the name of the
-memory does not tell one read from another. Runs go on from their training states; nothing here is read again.
+A test leaves out_image and weight_image of each of its sets in results/NAME/Results/SET. The folders' names are
+those of earlier experiments; with prediction.legacy_names to the letter, where the name of the memory does not tell one
+read from another. Runs go on from their training states; nothing here is read again.
 """
 
 import logging
@@ -140,14 +141,7 @@ class PredictionResults:
             step: Of the network.
             best_loss: The least one of the run's validations so far.
         """
-        shown: Pictures = {}
-        for number, (images, weights) in enumerate(self._samples()):
-            shown = shown or weights
-            for kind, pictures in (("out_image", images), ("weight_image", weights)):
-                folder = self.folder / name / kind / str(number)
-                folder.mkdir(parents=True, exist_ok=True)
-                for stem, picture in pictures.items():
-                    write_image(folder / f"{stem}.jpg", picture)
+        shown = write_pictures(self.model, self.val_set.dataset, self.folder / name)
         (self.folder / "weight").mkdir(parents=True, exist_ok=True)
         with atomic_write(self.folder / "weight" / f"{name}.pth") as file:
             torch.save(self._checkpoint(step, best_loss), file)
@@ -165,31 +159,45 @@ class PredictionResults:
             "rng": {"manual_seed": self.model.options.manual_seed, "torch": torch.get_rng_state()},
         }
 
-    def _samples(self) -> Iterator[tuple[Pictures, Pictures]]:
-        """Yield the pictures of each sample to show, and those of its weights."""
-        model, dataset = self.model, self.val_set.dataset
-        count = min(model.prediction.pictures, len(dataset))
-        model.inference_network.eval()
-        for number in range(count):
-            sample = dataset[(2 * number + 1) * len(dataset) // (2 * count)]
-            with torch.inference_mode(), model.uncompiled():
-                batch = model.prepare(torch.utils.data.default_collate([sample]))
-                out, weights = model.inference_network(batch["lq"], with_weights=True)
-                images = self._pictures(out.float(), batch)
-            yield images, weight_pictures(weights, images["target"].shape[:2])
 
-    def _pictures(self, out: Tensor, batch: Mapping[str, Any]) -> Pictures:
-        frames = {f"input_{number:02d}": frame for number, frame in enumerate(batch["lq"][0])}
-        frames |= {"prediction": self.model.as_frame(out, batch)[0], "target": batch["gt"][0]}
-        if self.model.test_type == "subtract":
-            true = batch["gt"] - batch["lq"][:, -1]
-            frames |= {"difference": 0.5 + out[0] / 2, "difference_target": 0.5 + true[0] / 2}
-        pictures = {name: to_uint8(frame) for name, frame in frames.items()}
-        if self.model.test_type == "opticalflow":
-            longest = float(batch["flow"].norm(dim=1).max())
-            flows = {"flow": out[0], "flow_target": batch["flow"][0]}
-            pictures |= {name: flow_picture(flow.cpu().numpy(), longest) for name, flow in flows.items()}
-        return pictures
+def write_pictures(model: PredictionModel, dataset: Any, folder: Path) -> Pictures:
+    """Write pictures of samples and of their weights below ``folder``; return those of the first one's weights."""
+    shown: Pictures = {}
+    for number, (images, weights) in enumerate(_samples(model, dataset)):
+        shown = shown or weights
+        for kind, pictures in (("out_image", images), ("weight_image", weights)):
+            place = folder / kind / str(number)
+            place.mkdir(parents=True, exist_ok=True)
+            for stem, picture in pictures.items():
+                write_image(place / f"{stem}.jpg", picture)
+    return shown
+
+
+def _samples(model: PredictionModel, dataset: Any) -> Iterator[tuple[Pictures, Pictures]]:
+    """Yield the pictures of each sample to show, and those of its weights."""
+    count = min(model.prediction.pictures, len(dataset))
+    model.inference_network.eval()
+    for number in range(count):
+        sample = dataset[(2 * number + 1) * len(dataset) // (2 * count)]
+        with torch.inference_mode(), model.uncompiled():
+            batch = model.prepare(torch.utils.data.default_collate([sample]))
+            out, weights = model.inference_network(batch["lq"], with_weights=True)
+            images = _pictures(model, out.float(), batch)
+        yield images, weight_pictures(weights, images["target"].shape[:2])
+
+
+def _pictures(model: PredictionModel, out: Tensor, batch: Mapping[str, Any]) -> Pictures:
+    frames = {f"input_{number:02d}": frame for number, frame in enumerate(batch["lq"][0])}
+    frames |= {"prediction": model.as_frame(out, batch)[0], "target": batch["gt"][0]}
+    if model.test_type == "subtract":
+        true = batch["gt"] - batch["lq"][:, -1]
+        frames |= {"difference": 0.5 + out[0] / 2, "difference_target": 0.5 + true[0] / 2}
+    pictures = {name: to_uint8(frame) for name, frame in frames.items()}
+    if model.test_type == "opticalflow":
+        longest = float(batch["flow"].norm(dim=1).max())
+        flows = {"flow": out[0], "flow_target": batch["flow"][0]}
+        pictures |= {name: flow_picture(flow.cpu().numpy(), longest) for name, flow in flows.items()}
+    return pictures
 
 
 def flow_picture(flow: np.ndarray, longest: float) -> Frame:

@@ -16,7 +16,7 @@ from vsr.config.reader import Node, read_file
 from vsr.data.fingerprint import fingerprint
 from vsr.engine.checkpoint import BEST_WEIGHTS
 from vsr.engine.evaluate import EvaluationSet, definitions, frame_file, frame_writer, higher_is_better
-from vsr.engine.prediction_results import compare_predictions
+from vsr.engine.prediction_results import compare_predictions, write_pictures
 from vsr.engine.report import Example, SetReport, common_baseline, pick_examples, write_report
 from vsr.engine.results import format_sets, format_table, set_row, write_csv, write_sets_csv
 from vsr.engine.run_folder import archive, write_options
@@ -81,6 +81,8 @@ def test(options: Options) -> dict[str, list[Record]]:
         log.info("\n%s", format_table(test_set.name, records, defined, baseline, test_set.beside))
         if isinstance(model, PredictionModel):
             compare_predictions(test_set, model, records, baseline)
+            if model.prediction.results and dist.is_main():
+                write_pictures(model, test_set.dataset, root / "Results" / test_set.name)
         if dist.is_main():
             found = data[test_set.name] = fingerprint(test_set.dataset)
             log.info("data of %s: %s", test_set.name, found)
