@@ -4,25 +4,30 @@
     python benchmarks/memory_reads.py --lines train_crop5  some of them
     python benchmarks/memory_reads.py --rounds 5
 
-Claim: with crop 5, at most a third of the memory of unfolding, and no more time, at 64x64 with the backward pass and at
-180x320.
+Claim: with crop 5, at most a third of the memory of unfolding, and no more time, at 64x64 and at 180x320, with the
+backward pass and without; of the whole space, the same against all weights at once.
 
 Forms of a neighbourhood: F.unfold of keys and values, then products and sums, or einsum, which copies them; slices
 that autograd differentiates, each product kept; and vsr's. Of the whole space: all weights at once; PyTorch's fused
 attention, which joins the slots; and vsr's, which also tells the weight of each slot.
 
-One window of 5 frames, float32. Times are the least of several rounds taken in turns, processor time of one thread (of
-the whole space at 180x320: of one run); memory is what a fresh process's resident set grows by at its peak, beyond the
-inputs.
+All weights of the whole space at 180x320 would be 66 GB. They are compared where they fit, in 12 GB: for 8 rows of the
+query in all positions, and for the whole query in every fourth row and column. frame_whole measures vsr's form alone on
+all of it.
+
+One window of 5 frames, float32. At 64x64 times are the least of several rounds taken in turns, at 180x320 of one run;
+processor time of one thread. Memory is what a fresh process's resident set grows by at its peak, beyond the inputs.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +76,7 @@ def joined(x: Tensor) -> Tensor:
 
 def materialised(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The whole space with all weights (b, h * w, m * h * w) at once."""
-    weights = torch.softmax(q.flatten(2).mT @ joined(k).mT / q.shape[1] ** 0.5, 2)
+    weights = torch.softmax((q.flatten(2) / q.shape[1] ** 0.5).mT @ joined(k).mT, 2)
     return (weights @ joined(v)).mT.unflatten(2, q.shape[2:])
 
 
@@ -93,30 +98,72 @@ SEARCHES: dict[str, Read] = {
     "all weights": materialised,
     "fused": fused,
     "vsr": lambda q, k, v: read_everywhere(q, k, v)[0],
-    "vsr, chunk 128": lambda q, k, v: read_everywhere(q, k, v, chunk=128)[0],
 }
-LARGE: dict[str, Read] = {
-    "vsr, key_stride 4": lambda q, k, v: read_everywhere(q, k, v, key_stride=4)[0],
-    "vsr, key_stride 2": lambda q, k, v: read_everywhere(q, k, v, key_stride=2)[0],
-}
-SIMPLE: dict[str, Read] = {"vsr, pixsim": lambda q, k, v: read_similarity(q, k, v)[0]}
-# Name: (what is measured, channels, height, width, with the backward pass, forms)
-LINES: dict[str, tuple[str, int, int, int, bool, dict[str, Read]]] = {
-    "train_crop3": ("crop 3, 128 channels, 64x64, with backward", 128, 64, 64, True, neighbourhoods(3)),
-    "train_crop5": ("crop 5, 128 channels, 64x64, with backward", 128, 64, 64, True, neighbourhoods(5)),
-    "frame_crop5": ("crop 5, 64 channels, 180x320, forward", 64, 180, 320, False, neighbourhoods(5, einsum=False)),
-    "train_space": ("whole space, 64 channels, 64x64, with backward", 64, 64, 64, True, SEARCHES),
-    "frame_space": ("part of the space, 64 channels, 180x320, forward", 64, 180, 320, False, LARGE),
-    "frame_whole": ("whole space, 64 channels, 180x320, forward", 64, 180, 320, False, {"vsr": SEARCHES["vsr"]}),
-    "train_slots": ("slots, 64 channels, 64x64, with backward", 64, 64, 64, True, SIMPLE),
-}
+
+
+class Line(NamedTuple):
+    """What is measured: of a window of so many channels and pixels, in which forms. ``rounds`` false: one run."""
+
+    what: str
+    channels: int
+    size: tuple[int, int]
+    backward: bool
+    forms: dict[str, Read]
+    rounds: bool = True
+
+
+def of_rows(rows: int) -> dict[str, Read]:
+    def of(read: Read) -> Read:
+        return lambda q, k, v: read(q[:, :, :rows], k, v)
+
+    return {name: of(read) for name, read in SEARCHES.items()}
+
+
+def with_stride(stride: int) -> dict[str, Read]:
+    def thinned(read: Read) -> Read:
+        return lambda q, k, v: read(q, k[..., ::stride, ::stride], v[..., ::stride, ::stride])
+
+    forms = {name: thinned(read) for name, read in SEARCHES.items() if name != "vsr"}
+    return forms | {"vsr": lambda q, k, v: read_everywhere(q, k, v, key_stride=stride)[0]}
+
+
+SMALL, FRAME = (64, 64), (180, 320)
+LINES = {
+    "train_crop3": Line("crop 3, 128 channels, 64x64, with backward", 128, SMALL, True, neighbourhoods(3)),
+    "train_crop5": Line(
+        "crop 5, 128 channels, 64x64, with backward", 128, SMALL, True, neighbourhoods(5, einsum=False)
+    ),
+    "frame_crop5": Line(
+        "crop 5, 64 channels, 180x320, forward", 64, FRAME, False, neighbourhoods(5, einsum=False), rounds=False
+    ),
+    "frame_crop5_train": Line(
+        "crop 5, 64 channels, 180x320, with backward", 64, FRAME, True, neighbourhoods(5, einsum=False), rounds=False
+    ),
+    "train_space": Line(
+        "whole space, 64 channels, 64x64, with backward", 64, SMALL, True,
+        SEARCHES | {"vsr, chunk 128": lambda q, k, v: read_everywhere(q, k, v, chunk=128)[0]},
+    ),
+    "frame_rows": Line(
+        "whole space, of 8 of 180x320's rows, 64 channels, forward", 64, FRAME, False, of_rows(8), rounds=False
+    ),
+    "frame_stride": Line(
+        "every fourth row and column, 64 channels, 180x320, forward", 64, FRAME, False, with_stride(4), rounds=False
+    ),
+    "frame_whole": Line(
+        "whole space, 64 channels, 180x320, forward", 64, FRAME, False, {"vsr": SEARCHES["vsr"]}, rounds=False
+    ),
+    "train_slots": Line(
+        "slots, 64 channels, 64x64, with backward", 64, SMALL, True,
+        {"vsr, pixsim": lambda q, k, v: read_similarity(q, k, v)[0]},
+    ),
+}  # fmt: skip
 
 
 def works(line: str) -> dict[str, Callable[[], list[Tensor]]]:
     """The forms of a line, each as a function that returns the result and, with the backward pass, the gradients."""
-    _, channels, height, width, backward, forms = LINES[line]
+    _, channels, size, backward, forms, _ = LINES[line]
     torch.manual_seed(0)
-    q, k, v = (torch.randn((*shape, channels, height, width)) for shape in ((1,), (1, FRAMES), (1, FRAMES)))
+    q, k, v = (torch.randn((*shape, channels, *size)) for shape in ((1,), (1, FRAMES), (1, FRAMES)))
     tensors = [x.requires_grad_(backward) for x in (q, k, v)]
 
     def work(read: Read) -> list[Tensor]:
@@ -127,35 +174,40 @@ def works(line: str) -> dict[str, Callable[[], list[Tensor]]]:
 
 
 def compare(line: str, rounds: int) -> None:
-    done = works(line)
-    once = line in ("frame_space", "frame_whole")  # minutes, and forms that do not compute the same
-    times = fastest(done, 0 if once else rounds, time.process_time)
-    first = next(iter(done))
-    base, expected = memory(line, first), [] if once else done[first]()
-    for name, work in done.items():
-        grown = memory(line, name)
-        off = "-" if once else f"{difference(expected, work()):.0e}"
+    """Print a row for each form of a line."""
+    done = works(line) if LINES[line].rounds else {}
+    times = fastest(done, rounds, time.process_time)
+    first = None
+    for name in LINES[line].forms:
+        seconds, grown, result = fresh(line, name)
+        seconds = times.get(name, seconds)
+        first = first or (seconds, grown, result)
         cells = (
-            LINES[line][0] if name == first else "", name, f"{1e3 * times[name]:.0f}",
-            f"{times[first] / times[name]:.2f}", f"{grown:.0f}", f"{grown / base:.2f}", off,
+            LINES[line].what if first[2] is result else "", name, f"{1e3 * seconds:.0f}", f"{first[0] / seconds:.2f}",
+            f"{grown:.0f}", f"{grown / first[1]:.2f}", f"{difference(first[2], result):.0e}",
         )  # fmt: skip
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def memory(line: str, name: str) -> float:
-    """MB by which a fresh process grows that runs one form once."""
-    command = [sys.executable, __file__, "--probe", line, name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+def fresh(line: str, name: str) -> tuple[float, float, list[Tensor]]:
+    """Run one form once in a fresh process: seconds, MB by which that grows, and the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.pth"
+        command = [sys.executable, __file__, "--probe", line, name, str(file)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+        return float(told[0]), float(told[1]), torch.load(file, weights_only=True)
 
 
-def probe(line: str, name: str) -> None:
+def probe(line: str, name: str, file: str) -> None:
     work = works(line)[name]
     torch.ones(64, 64) @ torch.ones(64, 64)  # the libraries' own buffers
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    work()
-    print(resident("VmHWM") - before)
+    began = time.process_time()
+    result = work()
+    print(time.process_time() - began, resident("VmHWM") - before)
+    torch.save(result, file)
 
 
 def main() -> None:
@@ -163,8 +215,8 @@ def main() -> None:
     parser.add_argument(
         "--lines", nargs="+", choices=list(LINES), default=[name for name in LINES if name != "frame_whole"]
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.probe:
