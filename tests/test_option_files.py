@@ -145,6 +145,8 @@ def test_published_sizes_are_those_of_the_files() -> None:
     """In millions: EDVR's (mmagic), NAFSSR's (NAFNet's page), SwinIR's (its paper, without tables of positions)."""
     published = {
         "train/EDVR/edvr_l_x4_reds.yml": 20.6,
+        "train/NAFSSR/nafssr_t_x4.yml": 0.46,
+        "train/NAFSSR/nafssr_s_x2.yml": 1.54,
         "train/NAFSSR/nafssr_s_x4.yml": 1.56,
         "train/NAFSSR/nafssr_b_x4.yml": 6.80,
         "train/NAFSSR/nafssr_l_x2.yml": 23.79,

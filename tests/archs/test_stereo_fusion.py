@@ -139,7 +139,9 @@ def test_an_option_file_is_told_of_it_with_all_other_mistakes(block: str, messag
 
 def test_an_option_file_may_choose(tmp_path: Path) -> None:
     file = Path(__file__).parents[2] / "options/train/NAFSSR/nafssr_t_x4.yml"
-    options = load_options(file, ["network_g.fusion_block={type: BiPAM}", "network_g.extraction_block=NAFBlock"])
+    options = load_options(
+        file, ["network_g.fusion_block={type: BiPAM}", "network_g.extraction_block=NAFBlock", "network_g.num_blks=1"]
+    )
     assert options.network_g.args["fusion_block"] == {"type": "BiPAM", "relax": 2}
     copy = tmp_path / "copy.yml"
     copy.write_text(dump_options(options))
