@@ -222,20 +222,6 @@ def test_what_is_in_the_attention_is_computed_again_and_not_kept(monkeypatch: py
         assert torch.equal(found, expected)
 
 
-def test_a_block_that_is_partly_computed_again_compiles_into_one_graph() -> None:
-    torch.compiler.reset()
-    block = small(num_FRMA=1, num_RDB=1, num_dense_layer=1).degradation_learning_network.FRMA_blocks[0]
-    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
-    features = torch.rand(3, 12, 3, 4)
-    own = list(block.parameters())
-    totals = [
-        sum(value.square().mean() for value in form(features, features[1:2], None, None, None))
-        for form in (compiled, block)
-    ]
-    for found, expected in zip(*(torch.autograd.grad(total, own) for total in totals), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-
-
 def test_the_restored_frame_needs_no_sharp_ones() -> None:
     network = small().eval()
     x, y = clips(network)
@@ -273,15 +259,15 @@ def test_stage_one_learns_to_blur_and_restores_nothing() -> None:
     torch.manual_seed(2)
     y = torch.nn.functional.interpolate(torch.rand(4, 9, 5, 5), scale_factor=6.4, mode="bicubic").view(4, 3, 3, 32, 32)
     x = torch.nn.functional.avg_pool3d(y, (1, 4, 4))
-    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     errors = []
-    for _ in range(12):
+    for _ in range(8):
         error = (network(x, y)["recon"] - x[:, :, 1]).abs().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
         errors.append(error.item())
-    assert errors[-1] < 0.8 * errors[0]
+    assert errors[-1] < 0.6 * errors[0]
     with pytest.raises(ValueError, match="y: expected the sharp frames, as stage 1 learns the degradation"):
         network(x)
     with pytest.raises(ValueError, match="stage: expected 2 to restore frames, got 1"):
