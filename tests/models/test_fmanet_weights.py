@@ -63,8 +63,7 @@ def results(of: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Tensor]:
 
 
 @pytest.mark.parametrize("changes", [{}, {"bias": True, "num_seq": 5, "dim": 10}, {"stage": 1}], ids=str)
-@pytest.mark.parametrize("named", ["", "model_{}_best.pt"], ids=["folder", "file"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(("named", "prefix"), [("", "module."), ("model_{}_best.pt", "")], ids=["folder", "file"])
 def test_official_files_of_blue_first_frames_give_a_network_of_red_first_ones(
     changes: dict[str, Any], named: str, prefix: str, tmp_path: Path
 ) -> None:
@@ -97,8 +96,9 @@ def test_the_colours_stay_where_bgr_is_said_to_be_false(tmp_path: Path) -> None:
         f"{R}.res_conv2.weight",
     }
     torch.save({"params": found}, tmp_path / "ours.pth")
-    assert all(torch.equal(read_weights(tmp_path / "ours.pth", bgr=True)[name], turned[name]) for name in turned)
-    assert all(torch.equal(read_weights(tmp_path / "ours.pth")[name], found[name]) for name in found)
+    for said, wanted in ((True, turned), (None, found)):
+        ours = read_weights(tmp_path / "ours.pth", bgr=said)
+        assert all(torch.equal(ours[name], value) for name, value in wanted.items())
 
 
 def test_two_files_become_one_that_needs_no_turning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
