@@ -49,7 +49,8 @@ class FMANetModel(RestorationModel):
         if train:
             weights = {name: getattr(loss, "loss_weight", None) for name, loss in self.criteria.items()}
             off = [name for name in FMANET_LOSSES[self.stage] if weights.get(name, 0) == 0]
-            log.info("FMA-Net, stage %d; terms of the loss that the options switch off: %s", self.stage, ", ".join(off) or "none")
+            said = ", ".join(off) or "none"
+            log.info("FMA-Net, stage %d; terms of the loss that the options switch off: %s", self.stage, said)
 
     def load_pretrained(self, source: str) -> set[str]:
         """As for all models; where Net^R is not loaded in stage 2, as from stage 1, Net^D must be, whole.
