@@ -279,6 +279,8 @@ def test_weights_are_shown_as_bars_and_maps_with_their_scale_below() -> None:
     bars = [picture[:192] for picture in shown.values()]
     assert [int((bar[:, 96] == (240, 200, 60)).all(1).sum()) for bar in bars] == [144 - 1, 48, 0]  # less the line
     assert [np.flatnonzero((bar[:, 0] == 255).all(1)).tolist() for bar in bars] == [[96]] * 3  # a half each
+    lost = weight_pictures({"level1": [torch.full((1, 2, 2, 2), torch.nan), torch.full((1, 2), torch.nan)]}, (8, 8))
+    assert len(lost) == 4
     weights = torch.zeros(1, 2, 2, 2)
     weights[0, 0, 0, 1], weights[0, 1] = 1.0, torch.tensor([[1.0, 0.0], [1.0, 0.5]])
     first, second = (picture[:-16] for picture in weight_pictures({"level1": [weights]}, (168, 168)).values())

@@ -226,16 +226,13 @@ def weight_pictures(weights: Mapping[str, list[Tensor]], size: tuple[int, int]) 
     shown: Pictures = {}
     for level, hops in weights.items():
         for hop, found in enumerate(hops, start=1):
-            slots = found[0].float().cpu().numpy()
-            used = (slots.reshape(len(slots), -1).max(1) > 0).sum()
+            slots = found[0].float().nan_to_num(0).cpu().numpy()  # of a network that has diverged, too
+            top, line = max(slots.max(), 1e-12), 1 / max((slots.reshape(len(slots), -1).max(1) > 0).sum(), 1)
             for number, values in enumerate(slots):
                 if values.ndim:
-                    picture, words = (
-                        _map(values / slots.max(), size),
-                        f"0 to {slots.max():.3f}, mean {values.mean():.3f}",
-                    )
+                    picture, words = _map(values / top, size), f"0 to {top:.3f}, mean {values.mean():.3f}"
                 else:
-                    picture, words = _bar(float(values), 1 / used, size), f"{values:.3f}, line {1 / used:.3f}, 0 to 1"
+                    picture, words = _bar(float(values), line, size), f"{values:.3f}, line {line:.3f}, 0 to 1"
                 shown[f"{level}_hop{hop}_slot{number:02d}"] = np.concatenate((picture, _words(words, size[1])))
     return shown
 
