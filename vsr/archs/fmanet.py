@@ -23,6 +23,7 @@ from vsr.archs.fmanet_blocks import (
     FRMABlock,
     Upsampler,
     bands,
+    joined,
     lrelu,
     two_convs,
 )
@@ -138,7 +139,8 @@ class NetD(_Net):
             large frames (b, 3, t, h, w), f, and sharp small frames (b, in_channels, t, h, w).
         """
         features, fused, flows = self.refine(to_frames(x), None, None)
-        kernels = self.d_conv(self.regrouped(fused))
+        parts = bands(self.regrouped(fused), reach=2)
+        kernels = joined(self.d_conv(band)[..., counting, :] for band, counting, _ in parts)
         known = (features, kernels, self.f_conv(flows), flows, self.a_conv(features))
         features, kernels, image_flow, flows, sharp = (to_clip(frames, self.num_seq) for frames in known)
         return features, kernels, image_flow, flows, sharp
@@ -216,7 +218,7 @@ class NetR(_Net):
         for band, counting, rows in bands(self.regrouped(fused), reach=2):
             kernels = to_clip(self.r_conv(band)[..., counting, :], self.num_seq)
             out.append(up_filter(warped, kernels, kernel_size=k, scale=self.scale, rows=rows))
-        return torch.cat(out, 2) if len(out) > 1 else out[0]
+        return joined(out)
 
     def _detail(self, fused: Tensor) -> Tensor:
         """Make the high frequencies of the fused features, in bands: the features are large, once enlarged."""
@@ -224,7 +226,7 @@ class NetR(_Net):
         for band, counting, _ in bands(lrelu(self.res_conv1(fused)), reach=self.upsample.reach):
             detail = self.res_conv2(self.upsample(band))
             out.append(detail[:, :, self.scale * counting.start : self.scale * counting.stop])
-        return torch.cat(out, 2) if len(out) > 1 else out[0]
+        return joined(out)
 
 
 @NETWORKS.register

@@ -6,7 +6,7 @@ Shapes: b batch, t frames of a clip, c = dim feature channels, h w size of the s
 """
 # ruff: noqa: N803 - the official names of arguments
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -168,6 +168,10 @@ class FeedForward(nn.Module):
         self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """In bands: what is hidden has five times the channels of x."""
+        return joined(self._of_band(band)[..., counting, :] for band, counting, _ in bands(x, reach=1))
+
+    def _of_band(self, x: Tensor) -> Tensor:
         gate, value = self.dwconv(self.project_in(x)).chunk(2, 1)
         out: Tensor = self.project_out(F.gelu(gate) * value)
         return out
@@ -369,3 +373,9 @@ def bands(x: Tensor, reach: int) -> Iterator[tuple[Tensor, slice, slice]]:
         last = min(first + rows, height)
         start = max(first - reach, 0)
         yield x[..., start : last + reach, :], slice(first - start, last - start), slice(first, last)
+
+
+def joined(parts: Iterable[Tensor]) -> Tensor:
+    """Put bands, each without the rows around it, together again."""
+    rows = list(parts)
+    return torch.cat(rows, -2) if len(rows) > 1 else rows[0]
