@@ -1,7 +1,6 @@
 """prepare_flickr1024.py and prepare_stereo.py: what they make of the downloaded trees; test_stereo_system.py trains."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from killing import environment, kill_and_repeat, tree
+from killing import kill_and_repeat, tree
 from stereo_pairs import made_pair, photographed_pair
 
 from vsr.data.encodings import ENCODINGS
 from vsr.data.paired_stereo_image import PairedStereoImageDataset
+from vsr.data.stereo_sets import prepare_flickr1024
 from vsr.utils.images import Frame, write_image
 
 ROOT = Path(__file__).parents[2]
@@ -223,21 +223,10 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path, script: Any) -> None
 @pytest.mark.fault
 @pytest.mark.parametrize("lmdb", [[], ["--lmdb", "png"]], ids=["files", "lmdb"])
 def test_killed_in_the_middle_the_same_command_gives_the_same_tree(tmp_path: Path, lmdb: list[str]) -> None:
-    write_flickr(tmp_path / "raw", {"Train": 6}, (400, 800))
-    command = [
-        sys.executable,
-        SCRIPTS["prepare_flickr1024"],
-        str(tmp_path / "raw"),
-        "--workers",
-        "2",
-        "--scale",
-        "2",
-        *lmdb,
-    ]
-    whole = subprocess.run(
-        [*command, "--output", str(tmp_path / "whole")], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert whole.returncode == 0, whole.stderr
+    write_flickr(tmp_path / "raw", {"Train": 6}, (280, 520))  # 54 patches each, 216 files
+    raw, encoding = str(tmp_path / "raw"), lmdb[-1] if lmdb else None
+    prepare_flickr1024(raw, str(tmp_path / "whole"), scales=(2,), lmdb=encoding)
+    command = [sys.executable, SCRIPTS["prepare_flickr1024"], raw, "--workers", "2", "--scale", "2", *lmdb]
     kill_and_repeat([*command, "--output", str(tmp_path / "parts")], tmp_path / "parts", after=1 if lmdb else 150)
     expected, found = tree(tmp_path / "whole"), tree(tmp_path / "parts")
     if lmdb:  # the pages of a database may lie in another order
