@@ -157,7 +157,9 @@ def memory_edvr(a: Arguments) -> int:
     d = memory["mem_dim"] or c
     alone = edvr(a) if a["with_pcd"] else edvr(a) - alignment(c, a["deformable_groups"]) - 4 * conv(c, c)
     joined = d if memory["fusion"] == "add" else c + d
-    return alone + 3 * conv(c, d, 1) + conv(joined, c, 1) + int(memory["norm"])
+    slots = a["num_frame"] - memory["exclude_center"]
+    encoding = 2 * slots * d if memory["temporal_encoding"] else 0
+    return alone + 3 * conv(c, d, 1) + conv(joined, c, 1) + int(memory["norm"]) + encoding
 
 
 def spynet() -> int:
