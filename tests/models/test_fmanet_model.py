@@ -128,14 +128,14 @@ def test_a_few_steps_lower_the_loss(stage: int, tmp_path: Path) -> None:
 
 
 def blurred_blocks(seed: int, count: int) -> dict[str, Tensor]:
-    """Windows on blocks in two greys that move by 2 pixels a frame, each LQ frame the mean of three, reduced."""
+    """Windows on blocks in two greys that move by a pixel a frame, each LQ frame the mean of three, reduced."""
     parts: dict[str, list[Tensor]] = {"lq": [], "gt": [], "lq_sharp": []}
     for number in range(count):
         rng = np.random.default_rng(seed + number)
         blocks = rng.integers(0, 2, (16, 16, 1)).repeat(3, 2) * 200 + 25
         texture = blocks.repeat(8, 0).repeat(8, 1).astype(np.uint8)
-        top, left = rng.integers(0, 16, 2)
-        views = torch.from_numpy(np.stack([texture[top:, left + 2 * i :][:32, :32] for i in range(7)]))
+        top, left = 4 * rng.integers(0, 4, 2)
+        views = torch.from_numpy(np.stack([texture[top:, left + i :][:32, :32] for i in range(7)]))
         views = views.permute(0, 3, 1, 2)
         blurred = torch.stack([views[i - 1 : i + 2].float().mean(0).round().byte() for i in (2, 3, 4)])
         sharp = views[2:5]
@@ -146,12 +146,12 @@ def blurred_blocks(seed: int, count: int) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 def test_a_small_network_soon_restores_more_than_bicubic_enlargement(tmp_path: Path) -> None:
-    """1.3 dB more after 120 steps of stage 2 from nothing, on windows that it has not seen."""
+    """3 dB more after 30 steps of stage 2 from nothing, on windows that it has not seen."""
     network = {**TINY, "scale": 4, "ds_kernel_size": 8}
     without_flow = ("train.losses.flow=null", "train.lr_mul={}")
-    model = build(write_options(tmp_path, 2, network, "train.optim_g.lr=1e-2", "train.total_iter=120", *without_flow))
+    model = build(write_options(tmp_path, 2, network, "train.optim_g.lr=1e-2", "train.total_iter=30", *without_flow))
     batches = [{**blurred_blocks(100 * i, 2), "key": ["a/1"] * 2} for i in range(10)]
-    for step in range(1, 121):
+    for step in range(1, 31):
         model.train_step([batches[step % 10]], step)
     seen = {name: value.float() / 255 for name, value in blurred_blocks(9000, 8).items()}
     target = seen["gt"][:, 1]
@@ -159,7 +159,7 @@ def test_a_small_network_soon_restores_more_than_bicubic_enlargement(tmp_path: P
     decibels = [
         -10 * float((x - target).square().mean().log10()) for x in (infer(model.network_g, seen["lq"]), enlarged)
     ]
-    assert decibels[0] > decibels[1] + 0.5
+    assert decibels[0] > decibels[1] + 1
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0])
