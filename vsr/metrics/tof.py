@@ -20,8 +20,8 @@ class TOF:
     """Mean length of the difference of two flows, in pixels: of the restored frames, and of the ground truth.
 
     Both lead from the frame before to the frame itself, by Farneback's method (SCIA 2003) on 8-bit grey, as in Chu et
-    al., TecoGAN (ACM Trans. Graphics 39, 2020), which names it tOF. The first frame of a clip has no such number, nor has
-    one before which frames are missing.
+    al., TecoGAN (ACM Trans. Graphics 39, 2020), which names it tOF. The first frame of a clip has no such number, and
+    none has one before which frames are missing.
     """
 
     follows = True
