@@ -5,7 +5,7 @@
     python benchmarks/memory_reads.py --rounds 5
 
 Claim: with crop 5, at most a third of the memory of unfolding, and no more time, at 64x64 and at 180x320, with the
-backward pass and without; of the whole space, the same against all weights at once.
+backward pass and without; for the whole space, at most a third of the memory of all weights at once.
 
 Forms of a neighbourhood: F.unfold of keys and values, then products and sums, or einsum, which copies them; slices
 that autograd differentiates, each product kept; and vsr's. Of the whole space: all weights at once; PyTorch's fused
