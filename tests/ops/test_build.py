@@ -5,7 +5,6 @@ import json
 import platform
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from ops.conftest import Workshop
