@@ -82,13 +82,22 @@ def test_a_value_that_is_not_a_number_shows() -> None:
 def test_what_has_no_ground_truth_is_said_and_enters_no_mean() -> None:
     records = [*CLIPS, Record("b/1"), Record("c/0")]
     assert totals(records, ["psnr", "lpips"]) == {"psnr": 25.5}
-    assert "2 not measured (no ground truth, or no val.metrics)" in how(records, ["psnr"])
+    assert "2 not measured (no ground truth, no val.metrics, or none with a value)" in how(records, ["psnr"])
     assert totals([Record("c/0")], ["psnr"]) == {}
     table = format_table("mine", [Record("c/0"), Record("c/1")], DEFINITIONS, [])
     assert table == (
         "mine: 2 frames of 1 clip; totals are means over each clip's frames, then over clips; "
-        "2 not measured (no ground truth, or no val.metrics)"
+        "2 not measured (no ground truth, no val.metrics, or none with a value)"
     )
+
+
+def test_means_of_other_images_give_no_gain_and_it_is_said_where_the_baseline_has_no_value() -> None:
+    records = [Record("1", {"psnr": 30.0, "bad": 4.0}, True), Record("2", {"psnr": 20.0, "bad": 8.0}, True)]
+    baseline = [Record("1", {"psnr": 28.0}, True), Record("2", {"psnr": 19.0, "bad": 9.0}, True)]
+    first, second, total = rows(records, ["psnr", "bad"], baseline)
+    assert (first.gain("bad"), second.gain("bad"), total.gain("bad"), total.gain("psnr")) == (None, -1.0, None, 1.5)
+    assert (total.restored["bad"], total.baseline["bad"]) == (6.0, 9.0)
+    assert "; bicubic has no bad in 1\n" in format_table("val", records, {"psnr": "PSNR", "bad": "bad"}, baseline)
 
 
 def test_nothing_measured_is_no_error() -> None:

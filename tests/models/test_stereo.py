@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -234,6 +235,15 @@ def test_a_pair_that_has_no_value_leaves_its_set_a_mean_and_each_set_tells_its_r
     end = "; by true disparity on Flickr1024-sr-test; by what SGBM finds in the target on other"
     assert f"crop 0{end}" in caplog.text[caplog.text.index("totals of 2 sets") :]
     assert end in (official.parent / "results" / options.name / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_pair_that_is_not_finite_is_no_number_in_any_metric(official: Path) -> None:
+    model = model_of(official, *(f"val.metrics.{name}.type={kind}" for name, kind in CONSISTENCY.items()))
+    gt = torch.randint(0, 256, (1, 6, 40, 120), dtype=torch.uint8)
+    batch = {"lq": gt[..., ::2, ::2], "gt": gt, "key": ["0001"]}
+    (record,) = model.validate([batch], restore=lambda given: given["gt"] * torch.nan)
+    assert set(record.metrics) == {"psnr", "ssim", *CONSISTENCY}
+    assert all(map(math.isnan, record.metrics.values()))
 
 
 def test_true_disparities_stay_on_the_host(official: Path) -> None:

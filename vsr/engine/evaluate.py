@@ -53,7 +53,8 @@ class EvaluationSet:
 
     def reference(self, model: RestorationModel) -> str | None:
         """What disparities are compared with, a key of ``vsr.engine.results.REFERENCES``; None: no metric has any."""
-        if not any(getattr(metric, "of_pairs", False) for metric in model.metrics.values()):
+        measured = any(getattr(metric, "of_pairs", False) for metric in model.metrics.values())
+        if not measured or not getattr(self.dataset, "has_gt", True):
             return None
         return "truth" if getattr(self.dataset, "has_disparity", False) else "SGBM"
 

@@ -19,6 +19,7 @@ from vsr.engine.results import (
     Row,
     decimals_of,
     how,
+    how_beside,
     is_video,
     measured_in,
     metric_names,
@@ -148,7 +149,8 @@ def _all_sets(sets: Sequence[SetReport]) -> str:
 
 def _set(part: SetReport) -> list[str]:
     names = metric_names(part.records, part.definitions)
-    said = how(part.records, dict.fromkeys([*names, *part.definitions]))
+    columns = dict.fromkeys([*names, *part.definitions])
+    said = how(part.records, columns) + how_beside(part.baseline, columns, part.beside)
     pieces = [f"<h2>{escape(part.name)}</h2>\n", f'<p class="faint">{escape(said)}.</p>\n']
     if names:
         pieces += [_tables(part, names), _definitions(part, names), _curve(part, names[0])]

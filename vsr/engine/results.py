@@ -28,16 +28,18 @@ class Row:
     """The means of one clip, one image or the whole set, by metric; a metric that was not measured is absent.
 
     Of a whole set ``reference`` tells what disparities were compared with, a key of REFERENCES; None: there are none.
+    Of the metrics in ``unlike`` the two means are of other frames: one of the two has no value in some of them.
     """
 
     label: str
     restored: Mapping[str, float]
     baseline: Mapping[str, float]
     reference: str | None = None
+    unlike: frozenset[str] = frozenset()
 
     def gain(self, name: str) -> float | None:
-        """Return the restored mean minus the baseline's; None if one is missing, or both are infinite."""
-        if name not in self.restored or name not in self.baseline:
+        """Return the restored mean minus the baseline's; None if one is missing, they are unlike, or both infinite."""
+        if name not in self.restored or name not in self.baseline or name in self.unlike:
             return None
         gain = self.restored[name] - self.baseline[name]
         return None if math.isnan(gain) else gain
@@ -91,15 +93,25 @@ def how(records: Sequence[Record], names: Iterable[str]) -> str:
         text = f"{_count(len(records), 'image')}; totals are means over images"
     unmeasured = sum(not record.metrics for record in records)
     if unmeasured:
-        text += f"; {unmeasured} not measured (no ground truth, or no val.metrics)"
+        text += f"; {unmeasured} not measured (no ground truth, no val.metrics, or none with a value)"
     for name in names:
         values = [record.metrics[name] for record in records if name in record.metrics]
         infinite, undefined = sum(map(math.isinf, values)), sum(map(math.isnan, values))
-        lacking = [record.key for record in records if record.image and record.metrics and name not in record.metrics]
+        lacking = _lacking(records, name)
         text += f"; {name} has no value, nor counts, in {_named(lacking)}" if lacking else ""
         text += f"; {name} is infinite in {infinite} of {len(values)}" if infinite else ""
         text += f"; {name} is not a number in {undefined} of {len(values)}" if undefined else ""
     return text
+
+
+def how_beside(baseline: Sequence[Record] | None, names: Iterable[str], beside: str) -> str:
+    """Say where the baseline has no value; '' if it has all."""
+    found = {name: _lacking(baseline or (), name) for name in names}
+    return "".join(f"; {beside} has no {name} in {_named(keys)}" for name, keys in found.items() if keys)
+
+
+def _lacking(records: Sequence[Record], name: str) -> list[str]:
+    return [record.key for record in records if record.image and record.metrics and name not in record.metrics]
 
 
 def rows(records: Sequence[Record], names: Sequence[str], baseline: Sequence[Record] | None = None) -> list[Row]:
@@ -107,8 +119,10 @@ def rows(records: Sequence[Record], names: Sequence[str], baseline: Sequence[Rec
     beside = {record.key: record for record in baseline or ()}
 
     def row(label: str, part: Sequence[Record]) -> Row:
-        others = [beside[record.key] for record in part if record.key in beside]
-        return Row(label, totals(part, names), totals(others, names))
+        pairs = [(record, beside[record.key]) for record in part if record.key in beside]
+        unlike = {name for name in names for one, other in pairs if (name in one.metrics) != (name in other.metrics)}
+        others = [other for _, other in pairs]
+        return Row(label, totals(part, names), totals(others, names), unlike=frozenset(unlike))
 
     groups = by_clip(records) if is_video(records) else {record.key: [record] for record in records}
     return [*(row(label or "(no clip)", part) for label, part in groups.items()), row("total", records)]
@@ -143,7 +157,8 @@ def format_table(
     shown = rows(records, names, baseline)
     if len(shown) - 1 > MOST_ROWS:
         shown = shown[-1:]
-    heading = f"{name}: {how(records, dict.fromkeys([*names, *definitions]))}"
+    columns = dict.fromkeys([*names, *definitions])
+    heading = f"{name}: {how(records, columns)}{how_beside(baseline, columns, beside)}"
     return "\n".join([heading, *_explained(shown, names, definitions, beside if baseline is not None else None)])
 
 

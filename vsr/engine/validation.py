@@ -106,7 +106,7 @@ class Validation:
         chosen = measured.get(picks[0], {}).get(str(picks[1]))
         if chosen is None:
             if picks[1] is not None:
-                log.warning("no best checkpoint: %s was not measured on %s, which has no ground truth", *picks[::-1])
+                log.warning("no best checkpoint: %s has no value on %s", *picks[::-1])
         else:
             before = memory.get("best")
             if before and (before["metric"], before.get("set", picks[0])) != picks[::-1]:

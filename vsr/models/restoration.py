@@ -358,29 +358,37 @@ class RestorationModel:
                 picture = to_uint8(frame)
                 clip, finite = key.rpartition("/")[0], bool(torch.isfinite(frame).all())
                 known = before[1] if before is not None and before[0] == clip and not image else None
-                values = self._measure(picture, target, known, batch) if target is not None else {}
+                values = {}
+                if target is not None and finite:
+                    values = self._measure(picture, target, known, batch)
+                elif target is not None:  # a picture has no such number: it would be measured as black
+                    values = dict.fromkeys(self._measurable(known), math.nan)
                 before = (clip, (picture, target)) if target is not None and finite else None
                 if number < lead:
                     continue
                 if on_frame:
                     on_frame(key, picture)
-                if not finite:  # a picture has no such number: it would be measured as black
-                    values = dict.fromkeys(values, math.nan)
-                    log.warning("%s: what was restored is not finite; no measure of it counts", key)
+                if not finite:
+                    log.warning("%s: what was restored is not finite; its measures are not numbers", key)
                 records.append((key, values, image, self.options.val.totals == "frames"))
         dist.wait_for_all()  # shares are alike in number, not in time
         return [Record(*record) for part in dist.gather_json(records) for record in part]
 
+    def _measurable(self, before: Pictures | None) -> list[str]:
+        """Return the metrics that a frame has; one that follows needs a frame before it."""
+        return [name for name, metric in self.metrics.items() if before or not getattr(metric, "follows", False)]
+
     def _measure(
         self, restored: np.ndarray, target: np.ndarray, before: Pictures | None, batch: Batch
     ) -> dict[str, float]:
-        """Return the values of a frame; a metric that follows has one only where there is a frame before it."""
+        """Return the values of a frame, which is finite."""
         values = {}
-        for name, metric in self.metrics.items():
-            if not getattr(metric, "follows", False):
-                values[name] = self.measured(metric, restored, target, batch)
-            elif before is not None:
+        for name in self._measurable(before):
+            metric = self.metrics[name]
+            if getattr(metric, "follows", False):
                 values[name] = float(metric.measure(restored, target, before))
+            else:
+                values[name] = self.measured(metric, restored, target, batch)
         return values
 
     def measured(self, metric: Any, restored: np.ndarray, target: np.ndarray, batch: Batch) -> float:
