@@ -24,7 +24,7 @@ def recipe(tiny: Path, *overrides: str) -> Options:
 
 
 def test_half_the_batch_doubles_what_counts_steps_of_training(tiny: Path) -> None:
-    given = recipe(tiny, "train.scale_iterations=true")
+    given = recipe(tiny, "train.scale_iterations=true", "val.val_at=[0, 30]")
     assert given.train is not None
     given = replace(given, train=replace(given.train, net_d_init_iters=20))
     train = scale_iterations(given, 16).train
@@ -35,7 +35,7 @@ def test_half_the_batch_doubles_what_counts_steps_of_training(tiny: Path) -> Non
     assert train.net_d_init_iters == 40
     assert train.scheduler.args["periods"] == [600, 200]
     assert train.scheduler.args["restart_weights"] == [1, 1]
-    assert scale_iterations(given, 16).val == given.val
+    assert scale_iterations(given, 16).val == replace(given.val, val_at=[0, 60])
 
 
 def test_numbers_that_mean_at_once_or_never_stay(tiny: Path) -> None:

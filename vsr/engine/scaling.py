@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsr.config import Component, Options, TrainOptions
+from vsr.config import Component, Options, TrainOptions, ValOptions
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,8 @@ def scale_iterations(options: Options, samples: int) -> Options:
 
     Without ``train.reference_batch`` they stay as they are. With it the factor is told; ``train.scale_iterations``
     applies it to total_iter, warmup_iter, net_d_init_iters, freeze.until and the scheduler's periods, milestones and
-    restarts. How often a run validates and saves stays: that is a matter of time, not of samples.
+    restarts, and to val.val_at, which names places in the run. How often a run validates and saves stays: that is a
+    matter of time, not of samples.
 
     Args:
         options: As the file has them.
@@ -35,16 +36,16 @@ def scale_iterations(options: Options, samples: int) -> Options:
             samples, train.reference_batch, factor, round(train.total_iter * factor),
         )  # fmt: skip
         return options
-    scaled = _scaled(train, factor)
+    scaled, val = _scaled(train, options.val, factor)
     log.info(
         "train.scale_iterations: %d samples a step in place of %d: numbers of steps are multiplied by %.4g "
         "(total_iter: %d in place of %d)",
         samples, train.reference_batch, factor, scaled.total_iter, train.total_iter,
     )  # fmt: skip
-    return replace(options, train=scaled)
+    return replace(options, train=scaled, val=val)
 
 
-def _scaled(train: TrainOptions, factor: float) -> TrainOptions:
+def _scaled(train: TrainOptions, val: ValOptions, factor: float) -> tuple[TrainOptions, ValOptions]:
     def steps(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [steps(entry) for entry in value]
@@ -58,7 +59,7 @@ def _scaled(train: TrainOptions, factor: float) -> TrainOptions:
         scheduler = Component(type=scheduler.type, args=arguments(scheduler.args))
     if freeze is not None and freeze.until is not None:
         freeze = replace(freeze, until=steps(freeze.until))
-    return replace(
+    train = replace(
         train,
         total_iter=steps(train.total_iter),
         warmup_iter=steps(train.warmup_iter),
@@ -66,3 +67,4 @@ def _scaled(train: TrainOptions, factor: float) -> TrainOptions:
         scheduler=scheduler,
         freeze=freeze,
     )
+    return train, replace(val, val_at=steps(val.val_at))
