@@ -100,7 +100,7 @@ def pair(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def compare(height: int, width: int, rounds: int, threads: int) -> None:
+def compare(height: int, width: int, rounds: int, threads: int, limit_gb: float) -> None:
     left, right = pair(height, width)
     clock = clock_of(threads)
     found, off = forms(height), {}
@@ -112,7 +112,7 @@ def compare(height: int, width: int, rounds: int, threads: int) -> None:
             times[name] = min(times[name], clock() - began)
             expected = expected or list(result)
             off[name] = difference(expected, list(result))
-    grown = {name: memory(height, width, name, threads) for name in found}
+    grown = {name: probed(height, width, name, threads, None, limit_gb)[1] for name in found}
     plain = next(iter(found))
     for name in found:
         cells = (
@@ -122,21 +122,17 @@ def compare(height: int, width: int, rounds: int, threads: int) -> None:
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def memory(height: int, width: int, name: str, threads: int) -> float:
-    """MB by which a fresh process grows that runs one form once."""
-    return probed(height, width, name, threads, None, None)[1]
-
-
 def probed(
-    height: int, width: int, name: str, threads: int, limit_s: float | None, limit_gb: float | None
+    height: int, width: int, name: str, threads: int, limit_s: float | None, limit_gb: float
 ) -> tuple[float, float]:
     """Seconds, and MB by which it grows, of a fresh process that runs one form once.
 
     Raises:
-        subprocess.SubprocessError: it took longer than ``limit_s``, or more memory than ``limit_gb``, all included.
+        subprocess.SubprocessError: it took longer than ``limit_s``, or more memory than ``limit_gb``, all included; of
+            memory 0 is no limit.
     """
-    command = [sys.executable, __file__, "--probe", f"{height}x{width}", name, "--threads", str(threads)]
-    command += [] if limit_gb is None else ["--limit_gb", str(limit_gb)]
+    command = [sys.executable, __file__, "--probe", f"{height}x{width}", name]
+    command += ["--threads", str(threads), "--limit_gb", str(limit_gb)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment, timeout=limit_s)
     seconds, grown = map(float, done.stdout.split())
@@ -145,7 +141,8 @@ def probed(
 
 @torch.inference_mode()
 def probe(height: int, width: int, name: str, threads: int, limit_gb: float) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gb * 1e9),) * 2)  # better an error than a machine that swaps
+    if limit_gb:  # better an error than a machine that swaps
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gb * 1e9),) * 2)
     if name.startswith("NAFSSR"):
         work = network_work(name, height, width)
     else:
@@ -219,7 +216,7 @@ def main() -> None:
         help="NAFSSR-T as a whole, one run of these forms, or all",
     )
     parser.add_argument("--limit_s", type=float, default=1800, help="wall time that one run of it may take")
-    parser.add_argument("--limit_gb", type=float, default=16, help="memory that a process of its own may take")
+    parser.add_argument("--limit_gb", type=float, default=16, help="memory that a process of its own may take; 0: any")
     parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -232,7 +229,7 @@ def main() -> None:
         if given.network is not None:
             compare_networks(height, width, given)
         else:
-            compare(height, width, given.rounds, given.threads)
+            compare(height, width, given.rounds, given.threads, given.limit_gb)
 
 
 if __name__ == "__main__":
