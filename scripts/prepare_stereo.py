@@ -8,8 +8,8 @@
 KITTI's ROOT holds testing/colored_0 and colored_1 (2012) or testing/image_2 and image_3 (2015) with NNNNNN_10.png;
 which 20 pairs are tested on, --list says. Middlebury's and that of others holds a folder a scene (im0.png and im1.png,
 view1 and view5, im2 and im6), or the images themselves (NAME_L.png and NAME_R.png). There will be OUTPUT/test/NAME with
-hr, lr_x2 and lr_x4, HR cropped to multiples of 20, and, of scenes with disp0.pfm (.npy, .png) and of KITTI's training
-images with disp_noc, disparity; with --train OUTPUT/patches_x4 as scripts/prepare_flickr1024.py makes them,
+hr, lr_x2 and lr_x4, HR cropped to multiples of 20, and, of scenes with disp0.pfm (.npy, .png of 16 bits) and of KITTI's
+training images with disp_noc, disparity; with --train OUTPUT/patches_x4 as scripts/prepare_flickr1024.py makes them,
 Middlebury's images halved. The same command goes on where it was interrupted.
 """
 

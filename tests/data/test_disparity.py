@@ -60,7 +60,7 @@ def test_files_lie_beside_one_another_or_in_the_folders_of_their_pairs(tmp_path:
     with pytest.raises(ValueError, match=r"for each pair, got none for 2 of 3: 0004, 0005\. Add them"):
         find_disparities(str(tmp_path), ["0001", "0004", "0005"])
     (tmp_path / "0001.npy").touch()
-    with pytest.raises(ValueError, match=r"one file for the pair 0001 in .*, got 0001.png and 0001.npy\. Remove"):
+    with pytest.raises(ValueError, match=r"one file for the pair 0001 in .*, got 0001.npy and 0001.png\. Remove"):
         find_disparities(str(tmp_path), ["0001"])
     with pytest.raises(FileNotFoundError, match="dataroot_disparity: expected an existing file or folder"):
         find_disparities(str(tmp_path / "nowhere"), ["0001"])

@@ -50,8 +50,9 @@ def gopro(root: Path) -> None:
 
 def stereo(root: Path) -> None:
     if not root.exists():
-        for view in "LR":
-            write_frames(root / "pairs", 1, (140, 200), seed=2, name="a_" + view)
+        for view in "01":
+            write_frames(root / "pairs" / "a", 1, (140, 200), seed=2, name="im" + view)
+        np.save(root / "pairs" / "a" / "disp0.npy", np.ones((140, 200)))
     for lmdb in (None, "png"):
         for train in (False, True):
             scales, output = [2] if train else None, str(root / f"out_{lmdb}")

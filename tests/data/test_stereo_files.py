@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -44,6 +45,18 @@ def test_middlebury_is_a_folder_for_each_scene(tmp_path: Path, left: str, right:
         write(tmp_path / scene, left, right, *others)
     write(tmp_path / "Aloe" / "Illum1" / "Exp0", left)  # deeper: other photographs of the scene
     assert found(tmp_path) == {scene: (f"{scene}/{left}", f"{scene}/{right}") for scene in ("Aloe", "Backpack")}
+
+
+@pytest.mark.parametrize("bits", [np.uint8, np.uint16])
+def test_numbers_are_a_scenes_disparity_and_a_picture_of_them_is_not(tmp_path: Path, bits: type) -> None:
+    write(tmp_path / "Aloe", "im0.png", "im1.png")
+    shape = (8, 12) if bits is np.uint8 else (8, 12, 3)  # 8 bits grey, 16 bits in colours
+    cv2.imwrite(str(tmp_path / "Aloe" / "disp0.png"), np.ones(shape, bits))
+    assert find_marked(tmp_path)[0].disparity is None
+    cv2.imwrite(str(tmp_path / "Aloe" / "disp0.png"), np.ones((8, 12), np.uint16))
+    for suffix in (".png", ".npy", ".pfm"):  # each is preferred to those before
+        (tmp_path / "Aloe" / f"disp0{suffix}").open("ab").close()
+        assert find_marked(tmp_path)[0].disparity == tmp_path / "Aloe" / f"disp0{suffix}"
 
 
 def test_scenes_may_also_be_files_of_one_folder(tmp_path: Path) -> None:

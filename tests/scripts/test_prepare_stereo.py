@@ -173,6 +173,16 @@ def test_true_disparities_come_along_cropped_as_the_images(tmp_path: Path, scrip
             assert status == 0, errors
             assert said.endswith(": 1 pairs, 1 with disparity\n")
         np.testing.assert_array_equal(np.load(tmp_path / "o" / "test" / f"{name}.npy"), truth[:40, :60])
+    (kitti / "disp_noc_0" / "000003_10.png").rename(tmp_path / "away.png")
+    status, _, errors = script("prepare_stereo", "kitti2015", str(kitti), "--output", "o", *more)
+    other = "it has disparity: ['disp_noc_0/000003_10.png'] (now ['disp_occ_0/000003_10.png']). Use these, or"
+    assert (status, other in errors) == (1, True), errors
+    (scene / "disp0.pfm").write_bytes(b"Pf\n60 43\n-1.0\n" + infinite.tobytes())
+    before = tree(tmp_path)
+    for dry in ([], ["--dry_run"]):  # a bad one is found before anything is written
+        status, _, errors = script("prepare_stereo", "middlebury", str(scene.parent), "--output", "new", *dry, *more)
+        assert (status, "disp0.pfm: expected disparities of the left view's size, 43x61" in errors) == (1, True), errors
+    assert tree(tmp_path) == before
     if not more:
         made = tmp_path / "o" / "test" / "Middlebury"
         roots = {f"dataroot_{key}": str(made / folder) for key, folder in (("gt", "hr"), ("disparity", "disparity"))}

@@ -19,7 +19,7 @@ MARKS = (
 KITTI = {"kitti2012": ("colored_0", "colored_1"), "kitti2015": ("image_2", "image_3")}
 # Beside the views, in the order of preference: disparities of what both views show, and of all that the left one shows.
 KITTI_DISPARITY = ("disp_noc", "disp_noc_0", "disp_occ", "disp_occ_0")
-DISPARITY_SUFFIXES = (".png", ".pfm", ".npy")
+DISPARITY_SUFFIXES = (".pfm", ".npy", ".png")  # in the order of preference
 MULTIPLE = 20  # of which the sides of test images are, so that one HR folder serves every scale
 FIRST_MOMENT = "_10"  # of the two moments of each KITTI scene; the second is _11
 _NAMED = 3  # files that a message lists
@@ -46,9 +46,9 @@ class StereoFiles:
 def find_marked(root: str | Path, argument: str = "root") -> list[StereoFiles]:
     """Find the pairs of a folder by the ends of their files' names, see MARKS: in the folder itself or one below it.
 
-    Of a folder for each scene, other images are passed over, and disp0.pfm, .npy or .png is its disparity. In the
-    folder itself, if no name says which view it is, neighbours in the order of their names are pairs, as iPASSR takes
-    them.
+    Of a folder for each scene, other images are passed over, and the first of disp0.pfm, .npy and .png is its
+    disparity; not a PNG of 8 bits or in colours, which is a picture of it. In the folder itself, if no name says which
+    view it is, neighbours in the order of their names are pairs, as iPASSR takes them.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -78,7 +78,8 @@ def find_marked(root: str | Path, argument: str = "root") -> list[StereoFiles]:
         for name, files in found.items():
             pairs[f"{scene}_{name}" if name else scene] = files
         if list(found) == [""]:
-            truths[scene] = [folder / scene / f"disp0{suffix}" for suffix in DISPARITY_SUFFIXES]
+            maps = [folder / scene / f"disp0{suffix}" for suffix in DISPARITY_SUFFIXES]
+            truths[scene] = [path for path in maps if path.is_file() and not _is_picture(path)]
     if not pairs:
         raise ValueError(
             f"{argument}: expected images of stereo pairs in '{root}' or in folders in it, named with one of "
@@ -129,6 +130,13 @@ def find_kitti(root: str | Path, which: str, names_file: str | None = None) -> l
 def _images(folder: Path) -> list[str]:
     names = [entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
     return list(in_order([name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]))
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether a file is a whole PNG head of anything but 16 bits grey."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return len(head) == 26 and head.startswith(b"\x89PNG\r\n\x1a\n") and (head[24], head[25]) != (16, 0)
 
 
 def _complete(folder: Path, names: Sequence[str], *, strict: bool) -> dict[str, tuple[Path, Path]]:

@@ -6,6 +6,7 @@ patches NAFSSR is trained on; the layout of both is ``vsr.data.paired_stereo_ima
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 
 from vsr.data.augment import Region
-from vsr.data.disparity import read_disparity
+from vsr.data.disparity import Disparity, read_disparity
 from vsr.data.lmdb_sources import Shared, Source, Sources
 from vsr.data.lmdb_writer import Recipe, make_lmdb
 from vsr.data.prepare import run_jobs, target_folder, write_once
@@ -214,7 +215,9 @@ def make_test_set(pairs: PairSet, target: str | Path, *, lmdb: str | None, worke
             size = "x".join(map(str, files.size))
             raise ValueError(f"{files.left}: expected {MULTIPLE} pixels a side or more, got {size}. Move it away.")
     recipe, known = _recipe([pairs], target), [files for files in pairs.pairs if files.disparity]
-    with target_folder(target, recipe | {"lmdb": lmdb}, dry_run=dry_run) as folder:
+    for files in known:  # before the folder is claimed: what takes a bad one's place may have another name
+        _disparity(files)
+    with target_folder(target, recipe | {"lmdb": lmdb} | _maps(pairs), dry_run=dry_run) as folder:
         if lmdb is not None:
             for name, scale in _subsets():
                 images = tuple(functools.partial(_whole_images, files, scale) for files in pairs.pairs)
@@ -249,13 +252,15 @@ def write_pair(job: tuple[StereoFiles, Path]) -> int:
 def write_disparity(job: tuple[StereoFiles, Path]) -> int:
     """Write a pair's disparity into the folder of a test set if it is not there; return how many files were written."""
     files, folder = job
-    assert files.disparity is not None
     target = folder / "disparity" / f"{files.name}.npy"
-    if target.exists():
-        return 0
+    return int(write_once(target, lambda temporary: np.save(temporary, _disparity(files))))
+
+
+def _disparity(files: StereoFiles) -> Disparity:
+    """Return a pair's disparity, cropped as its images in a test set."""
+    assert files.disparity is not None
     height, width = (side // MULTIPLE * MULTIPLE for side in files.size)
-    known = read_disparity(files.disparity, files.size)[:height, :width]
-    return int(write_once(target, lambda temporary: np.save(temporary, known)))
+    return read_disparity(files.disparity, files.size)[:height, :width]
 
 
 def _whole_images(files: StereoFiles, scale: int) -> Iterator[Source]:
@@ -286,6 +291,13 @@ def _recipe(sets: Sequence[PairSet], target: Path) -> dict[str, Any]:
         "pairs": [len(pairs.pairs) for pairs in sets],
         "names": [files.name for pairs in sets for files in pairs.pairs],
     }
+
+
+def _maps(pairs: PairSet) -> dict[str, list[str]]:
+    """Return which files the disparities of a test set are read from, from the root on; nothing if there are none."""
+    root = os.path.expanduser(pairs.root)
+    known = [os.path.relpath(files.disparity, root) for files in pairs.pairs if files.disparity]
+    return {"disparity": known} if known else {}
 
 
 @dataclass(frozen=True)
