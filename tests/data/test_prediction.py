@@ -95,7 +95,10 @@ def test_a_sample_is_uint8_rgb_reduced_by_area(humaneva: Path) -> None:
 def test_random_intervals_are_all_drawn_and_depend_on_seed_draw_and_index_alone(humaneva: Path) -> None:
     def drawn(seed: int) -> list[list[int]]:
         dataset = HumanEvaDataset(dataroot=str(humaneva), partition="train", random_interval=True, seed=seed, **SMALL)
-        return [numbers(dataset[index, draw]) for index in (0, 7) for draw in range(60)]
+        items = [dataset[index, draw] for index in (0, 7) for draw in range(60)]
+        found = [numbers(item) for item in items]
+        assert [item["interval"] for item in items] == [target - last for *_, last, target in found]
+        return found
 
     one = drawn(1)
     assert one == drawn(1) != drawn(2)

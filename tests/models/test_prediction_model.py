@@ -163,6 +163,8 @@ def test_option_files_that_cannot_be_meant_are_refused(option: Path, overrides: 
     [
         ([], {"lq": (3, 16, 24)}, r"datasets.val.type: expected a data set of sequences"),
         ([], {"lq": (4, 3, 16, 24), "gt": (4, 3, 16, 24)}, r"datasets.val.type: expected a data set of sequences"),
+        ([], {"lq": (4, 3, 16, 24), "interval": None}, "datasets.val.type: .* and no interval. Use HumanEvaDataset"),
+        ([], {"lq": (4, 3, 16, 24), "gt": None}, r"datasets.val.type: .* got lq \(4, 3, 16, 24\) without gt. Use"),
         ([], {"lq": (5, 3, 16, 24)}, "datasets.val.input_size: expected 4, the sequence of network_g"),
         ([], {"lq": (4, 3, 16, 22)}, "datasets.val.W and H: expected multiples of 4"),
         (FLOW, {"lq": (4, 3, 16, 24)}, "datasets.val.with_flow: expected true"),
@@ -174,9 +176,10 @@ def test_option_files_that_cannot_be_meant_are_refused(option: Path, overrides: 
     ],
 )
 def test_samples_that_the_network_does_not_take_are_named(
-    option: Path, overrides: list[str], sample: dict[str, tuple[int, ...]], message: str
+    option: Path, overrides: list[str], sample: dict[str, Any], message: str
 ) -> None:
     model = built(option, *overrides)
-    tensors = {"gt": torch.zeros(3, *sample["lq"][-2:]), **{key: torch.zeros(shape) for key, shape in sample.items()}}
+    given: dict[str, Any] = {"gt": (3, *sample["lq"][-2:]), "interval": (), **sample}  # None: it is not there
+    tensors = {key: torch.zeros(shape) for key, shape in given.items() if shape is not None}
     with pytest.raises(ValueError, match=message):
         model.check_sample(tensors, "datasets.val", train=False)

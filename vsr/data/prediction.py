@@ -48,6 +48,7 @@ class _NextFrames(Dataset[Sample]):
         lq   (S, 3, H, W)   frames t-(S-1)d, ..., t-d, t: the sentences of the memory, the last one being its query
         gt   (3, H, W)      frame t+d, the target
         key                 'clip/name of the target frame'
+        interval            d, or what was drawn for it; says that gt follows lq
         flow (2, H, W)      with_flow: from t to t+d, (dx, dy) in pixels, float32, by DIS (``vsr.data.flow``)
 
     all of one size, so the scale is 1. Every frame t is an item for which all of them exist; a clip needs S*d + 1
@@ -177,7 +178,7 @@ class _NextFrames(Dataset[Sample]):
         with naming(key):
             frames = [self._frame(clip.path(i)).transpose(2, 0, 1) for i in range(first, target + 1, interval)]
         sequence = stacked(frames)
-        sample = Sample(lq=sequence[:-1], gt=sequence[-1], key=key)
+        sample = Sample(lq=sequence[:-1], gt=sequence[-1], key=key, interval=interval)
         if self.with_flow:
             last, following = (np.ascontiguousarray(frame.transpose(1, 2, 0)) for frame in frames[-2:])
             sample["flow"] = torch.from_numpy(dis_flow(last, following))

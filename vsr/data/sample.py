@@ -24,6 +24,7 @@ class Sample(TypedDict, total=False):
             absent if there is no ground truth.
         key: Name of the image, 'clip/frame' or 'clip'.
         frames: Names of the frames of a whole clip.
+        interval: Frames from the last one of lq to gt, which follows it. Present in sets for prediction.
         flow: float32, (dx, dy) in LQ pixels, cut and flipped as lq is: (t, 2, h, w) from a window's centre to each of
             its frames, zero for itself; (2, t - 1, 2, h, w) of a clip, from each frame to the next and from the
             next to it. Present if the data set has flows.
@@ -36,6 +37,7 @@ class Sample(TypedDict, total=False):
     gt: Tensor
     key: str
     frames: list[str]
+    interval: int
     flow: Tensor
     lq_sharp: Tensor
     disparity: Tensor

@@ -83,11 +83,13 @@ class PredictionModel(RestorationModel):
 
     def check_sample(self, sample: Batch, where: str, *, train: bool) -> None:
         shape, name = tuple(sample["lq"].shape), self.options.network_g.type
-        per_frame = "gt" in sample and sample["gt"].dim() != 3
-        if len(shape) != 4 or "frames" in sample or per_frame:
+        target = tuple(sample["gt"].shape) if "gt" in sample else ()
+        if len(shape) != 4 or len(target) != 3 or "interval" not in sample:  # of a window, gt is the centre frame
+            of = f"lq {shape} with gt {target}" if target else f"lq {shape} without gt"
             raise ValueError(
-                f"{where}.type: expected a data set of sequences that one frame follows for model_type "
-                f"PredictionModel, got samples of {shape}. Use HumanEvaDataset, CharadesDataset or NextFrameDataset."
+                f"{where}.type: expected a data set of sequences that one frame, gt, follows (samples with 'interval') "
+                f"for model_type PredictionModel, got {of}{'' if 'interval' in sample else ' and no interval'}. "
+                "Use HumanEvaDataset, CharadesDataset or NextFrameDataset."
             )
         if shape[0] != self.network_g.num_frame:
             raise ValueError(
