@@ -229,6 +229,12 @@ def test_sharp_lq_frames_of_fma_net_are_looked_at_too(roots: Path) -> None:
     good = result()
     assert (good.problems, good.clips, good.images, good.lq, good.decoded) == ([], 2, 12, "12x16", 36)
     assert good.fingerprint is not None  # as it was before there were sharp frames: GT and LQ alone
+    databases = {}
+    for root, folder in (("gt", "nested/gt/train/gt"), ("lq", "nested/lq/lq/X4"), ("lq_sharp", "nested/sharp")):
+        make_lmdb(Recipe(str(roots / folder), str(roots / f"of_{root}.lmdb"), "png"))
+        databases[f"dataroot_{root}"] = str(roots / f"of_{root}.lmdb")
+    stored = check_data(options(roots, train={**arguments, **databases, "io_backend": {"type": "lmdb"}}))[0]
+    assert (stored.problems, stored.decoded, stored.fingerprint) == ([], 36, good.fingerprint)
     without = arguments | {"dataroot_lq_sharp": None}
     assert good.fingerprint == check_data(options(roots, train=without))[0].fingerprint
     write_image(sharp / "001/003.png", np.full((12, 16, 3), np.arange(16)[:, None] * 16, np.uint8))  # another picture

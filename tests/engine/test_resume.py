@@ -28,6 +28,7 @@ STEPS = {"type": "MultiStepLR", "milestones": [100, 200], "gamma": 0.5}
         ({"warmup_iter": 50}, None),  # that time is over
         ({"warmup_iter": 60}, "the rate of network_g in step 51 was 0.001 and is 0.00085 now"),
         ({"lr_mul": {"spynet": 0.25}}, r"train.lr_mul was {} and is {'spynet': 0.25} now"),
+        ({"lr_mul": {"first": 1.0, "last": 1.0}}, None),  # groups with names, at the rates that all had
         ({"lr_d": 1e-4}, None),  # it had none
     ],
 )

@@ -354,7 +354,7 @@ BAND = 2**13  # pixels of a small frame
 def bands(x: Tensor, reach: int) -> Iterator[tuple[Tensor, slice, slice]]:
     """Take images (..., h, w) apart into bands of rows that can be worked on one after the other.
 
-    While gradients are wanted, or a graph is being traced, there is one band.
+    While gradients are wanted, a graph is being traced, or costs are counted on the meta device, there is one band.
 
     Args:
         x: The images.
@@ -364,7 +364,8 @@ def bands(x: Tensor, reach: int) -> Iterator[tuple[Tensor, slice, slice]]:
         The band with the rows around it; which of its rows count; which rows of the image those are.
     """
     height, width = x.shape[-2:]
-    whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    whole = torch.is_grad_enabled() or traced or x.is_meta
     rows = height if whole else max(BAND // width, 4 * reach)
     if whole or rows >= height:
         yield x, slice(0, height), slice(0, height)

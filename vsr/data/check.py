@@ -237,7 +237,7 @@ def _headers(image: Image) -> tuple[tuple[int, int] | str | None, ...]:
         if path is None:
             return None
         try:
-            return image.reader.storage.size(path)
+            return image.storage_of(path).size(path)
         except (ValueError, OSError) as error:
             return str(error)
 
@@ -249,7 +249,7 @@ def _look(image: Image) -> _Look:
     look = _Look()
     for path in image.files:
         try:
-            frames.append(image.reader.storage.read(path))
+            frames.append(image.storage_of(path).read(path))
         except (ValueError, OSError) as error:
             look.faults.append(str(error))
     if look.faults:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vsr.data.pairs import Pair, PairReader
+from vsr.data.storage import Storage
 from vsr.utils.images import natural_key
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,10 @@ class Image(NamedTuple):
     Args:
         key: Of the image in the set.
         pair: Its files.
-        reader: Reads them.
+        reader: Reads them, and the sharp one unless that has a reader of its own.
         in_clip: It is a frame of the clip that its key names, 'CLIP/FRAME'.
         sharp: Its sharp LQ file, where LQ is blurred and the set has both; no part of a fingerprint.
+        sharp_reader: Of that; none: ``reader``.
     """
 
     key: str
@@ -45,6 +47,12 @@ class Image(NamedTuple):
     reader: PairReader
     in_clip: bool = False
     sharp: str | None = None
+    sharp_reader: PairReader | None = None
+
+    def storage_of(self, path: str) -> Storage:
+        """Return where one of the files is read from."""
+        reader = self.sharp_reader if self.sharp_reader is not None and path == self.sharp else self.reader
+        return reader.storage
 
     @property
     def files(self) -> list[str]:
@@ -73,9 +81,11 @@ def images_of(dataset: Any) -> list[Image]:
         if not hasattr(source, "named_pairs") or not hasattr(source, "reader"):
             raise TypeError(f"{type(part).__name__}: expected a data set with named_pairs() and reader, got another.")
         prefix, in_clip = f"{name}/" if name else "", hasattr(part, "clip_names")
-        sharp = {key: pair.lq for key, pair in part.sharp.named_pairs()} if getattr(part, "sharp", None) else {}
+        sharp = getattr(part, "sharp", None)
+        of_sharp = {key: pair.lq for key, pair in sharp.named_pairs()} if sharp else {}
         found += [
-            Image(prefix + key, pair, source.reader, in_clip, sharp.get(key)) for key, pair in source.named_pairs()
+            Image(prefix + key, pair, source.reader, in_clip, of_sharp.get(key), sharp.reader if sharp else None)
+            for key, pair in source.named_pairs()
         ]
     return found
 

@@ -105,6 +105,12 @@ def changed_rates(before: Mapping[str, Any], now: Mapping[str, Any], steps: Iter
         for step in steps:
             if was(step) != is_(step):
                 return f"the rate of {name} in step {step} was {was(step):.6g} and is {is_(step):.6g} now"
-    if before["lr_mul"] != now["lr_mul"]:
+    if _factors(before) != _factors(now):
         return f"train.lr_mul was {before['lr_mul']} and is {now['lr_mul']} now"
     return None
+
+
+def _factors(course: Mapping[str, Any]) -> Mapping[str, float]:
+    """The factors of train.lr_mul; those that are all 1 only name groups."""
+    factors: Mapping[str, float] = course["lr_mul"]
+    return factors if any(factor != 1 for factor in factors.values()) else {}

@@ -53,10 +53,10 @@ class FMANetModel(RestorationModel):
             log.info("FMA-Net, stage %d; terms of the loss that the options switch off: %s", self.stage, said)
 
     def load_pretrained(self, source: str) -> set[str]:
-        """As for all models; where Net^R is not loaded in stage 2, as from stage 1, Net^D must be, whole.
+        """As for all models; where Net^R is not loaded in stage 2, as from stage 1, Net^D must be, whole, to train.
 
         Raises:
-            ValueError: a part of Net^D is missing, or of another shape.
+            ValueError: a part of Net^D is missing, or of another shape; or Net^R is, and nothing is to be trained.
         """
         loaded = super().load_pretrained(source)
         of_net_d = [name for name in self.network_g.state_dict() if name.startswith("degradation_learning_network.")]
@@ -66,6 +66,11 @@ class FMANetModel(RestorationModel):
                 f"{source}: expected all {len(of_net_d)} tensors of Net^D to start stage 2 from, {lacking[0]} is "
                 "missing or of another shape. Give network_g the arguments that it has in stage 1, or name the weights "
                 "of a stage 1 with these in path.pretrain_network_g."
+            )
+        if self.stage == 2 and not self.trains and loaded.issubset(of_net_d):
+            raise ValueError(
+                f"{source}: expected the weights of a stage 2 to restore with, got those of a stage 1, without Net^R. "
+                "Name models/net_g_best.pth of a stage 2 in path.pretrain_network_g."
             )
         return loaded
 

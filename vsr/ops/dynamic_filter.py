@@ -18,7 +18,7 @@ from vsr.ops.warp import flow_warp
 
 # Numbers of a kernel that are worked on at a time. On a CPU they are to stay in the cache; on a GPU every tile
 # costs launches.
-TILE = {"cpu": 2**21, "cuda": 2**26}
+TILE = {"cpu": 2**21, "cuda": 2**24}
 Index = tuple[slice | int, ...]
 
 
