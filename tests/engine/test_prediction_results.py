@@ -200,7 +200,7 @@ def test_without_results_there_is_no_such_folder(option: Path, tmp_path: Path) -
     assert not (tmp_path / "experiments" / "predicted" / "Results").exists()
 
 
-def test_a_disk_that_takes_no_pictures_stops_no_run(
+def test_a_disk_that_takes_no_pictures_stops_neither_run_nor_test(
     option: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
@@ -210,6 +210,11 @@ def test_a_disk_that_takes_no_pictures_stops_no_run(
     train(load_options(option))
     assert (tmp_path / "experiments" / "predicted" / "training_states" / "2.json").is_file()
     assert len([r for r in caplog.records if "Results could not be written" in r.getMessage()]) == 1
+    run_test(load_options(option, ["val.save_img=false"]))
+    assert {path.name for path in (tmp_path / "results" / "predicted").iterdir()} >= {"report.html", "val.csv"}
+    warned = [r.getMessage() for r in caplog.records if "pictures of predictions" in r.getMessage()]
+    assert len(warned) == 1
+    assert warned[0].endswith("could not be written: [Errno 28] No space left on device; the test goes on")
 
 
 @pytest.mark.slow

@@ -81,8 +81,6 @@ def test(options: Options) -> dict[str, list[Record]]:
         log.info("\n%s", format_table(test_set.name, records, defined, baseline, test_set.beside))
         if isinstance(model, PredictionModel):
             compare_predictions(test_set, model, records, baseline)
-            if model.prediction.results and dist.is_main():
-                write_pictures(model, test_set.dataset, root / "Results" / test_set.name)
         if dist.is_main():
             found = data[test_set.name] = fingerprint(test_set.dataset)
             log.info("data of %s: %s", test_set.name, found)
@@ -96,11 +94,23 @@ def test(options: Options) -> dict[str, list[Record]]:
             write_sets_csv(root / SETS, totals, beside)
         about = facts(model, options, weights, seconds, data)
         write_report(root / "report.html", title=options.name, facts=about, sets=reports)
+        show_predictions(model, test_sets, root / "Results")
         if saves(options):
             log.info("pictures: %s", root / "visualization")
         log.info("report: %s", root / "report.html")
     dist.wait_for_all()  # the fingerprint of large sets takes rank 0 minutes
     return results
+
+
+def show_predictions(model: RestorationModel, test_sets: list[EvaluationSet], folder: Path) -> None:
+    """Write pictures of each set's predictions, of a model that has any; what fails costs a warning, not the test."""
+    if not isinstance(model, PredictionModel) or not model.prediction.results:
+        return
+    try:
+        for test_set in test_sets:
+            write_pictures(model, test_set.dataset, folder / test_set.name)
+    except Exception as error:  # disks fail, and networks of one's own give what is no picture
+        log.warning("%s: pictures of predictions could not be written: %s; the test goes on", folder, error)
 
 
 def warn_of_other_pooling(network: str, weights: Path) -> None:
