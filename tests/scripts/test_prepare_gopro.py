@@ -29,6 +29,7 @@ def large(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_the_recipe_trains_on_what_it_made(
     large: Path, tmp_path: Path, run_script: Any
 ) -> None:

@@ -223,6 +223,7 @@ def test_videos_of_the_official_archives_are_found_and_names_must_differ(tmp_pat
 # --- Charades ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_charades_zip_killed_at_any_moment_and_repeated_gives_the_same_files(videos: Path, tmp_path: Path) -> None:
     archive = packed(videos, tmp_path / "Charades_v1_480.zip")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -321,6 +322,7 @@ def test_lists_are_never_written_over(videos: Path, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in root.glob("*.csv")} == whole
 
 
+@pytest.mark.slow
 def test_charades_mistakes_end_in_one_line(videos: Path, tmp_path: Path) -> None:
     root = str(tmp_path / "Charades")
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 cut")

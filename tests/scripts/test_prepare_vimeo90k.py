@@ -29,9 +29,10 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.parametrize(  # 86 files are unpacked, and as many LR frames made
     ("after", "workers"),
-    [(100, 0), pytest.param(30, 0, marks=pytest.mark.slow), pytest.param(100, 2, marks=pytest.mark.slow)],
+    [(100, 0), (30, 0), (100, 2)],
 )
 def test_a_run_that_was_killed_leaves_after_all_what_an_uninterrupted_one_leaves(
     root: Path, after: int, workers: int

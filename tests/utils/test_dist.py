@@ -85,6 +85,7 @@ def test_a_task_of_srun_takes_the_gpu_that_it_sees(
             dist.init(60)
 
 
+@pytest.mark.slow
 def test_three_processes_tell_each_other_everything(tmp_path: Path) -> None:
     run_in_processes(SCRIPT, 3, tmp_path)
     assert len(list(tmp_path.glob("done*"))) == 3
