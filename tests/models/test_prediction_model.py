@@ -9,10 +9,11 @@ import torch
 from prediction_sets import write_humaneva
 from torch import Tensor
 
+from vsr.archs.memory_prediction import MemoryPrediction
 from vsr.config import OptionError, load_options
 from vsr.data import build_dataset, build_val_loader
 from vsr.models.prediction import PredictionModel, nearest_slot
-from vsr.registry import MODELS
+from vsr.registry import MODELS, NETWORKS
 
 FLOW = ["prediction.test_type=opticalflow", "network_g.num_out_ch=2"]
 
@@ -135,6 +136,28 @@ def test_a_validation_measures_the_loss_and_the_baselines(option: Path, override
 def test_what_does_not_go_together_is_refused(option: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(option, *overrides)
+
+
+class Silent(MemoryPrediction):
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        return super().forward(x)
+
+
+class Weightless(MemoryPrediction):
+    def forward(self, x: Tensor, *, with_weights: bool = False) -> Any:
+        out = super().forward(x)
+        return (out, {}) if with_weights else out
+
+
+def test_a_network_of_one_s_own_is_told_what_is_asked_of_it(option: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for network in (Silent, Weightless):
+        monkeypatch.setitem(NETWORKS._entries, network.__name__, network)
+    with pytest.raises(ValueError, match=r"forward takes with_weights, got Silent\. Write forward\(x, \*, with"):
+        built(option, "network_g.type=Silent")
+    model = built(option, "network_g.type=Weightless")
+    assert list(terms_of(model, batch())) == ["pixel"]
+    with pytest.raises(ValueError, match=r"wsupervised: expected .* got Weightless, which returns none\. Set it to 0"):
+        built(option, "network_g.type=Weightless", "prediction.wsupervised=0.1").forward(batch())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Prediction of what follows a sequence: the next frame, the difference to it, or the optical flow to it."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -66,6 +67,11 @@ class PredictionModel(RestorationModel):
                 f"network_g.type: expected a network of predictions for model_type PredictionModel, got {name}. "
                 "Use MemoryPrediction, or model_type: VideoModel."
             )
+        if not _takes_weights(self.network_g.forward):
+            raise ValueError(
+                f"network_g.type: expected a network of predictions whose forward takes with_weights, got {name}. "
+                "Write forward(x, *, with_weights=False), which returns (out, weights) if asked; weights may be {}."
+            )
         channels = 2 if self.test_type == "opticalflow" else 3
         if self.network_g.num_out_ch != channels:
             raise ValueError(
@@ -117,6 +123,11 @@ class PredictionModel(RestorationModel):
         if not self.prediction.wsupervised:
             return super().forward(batch)
         out, weights = self.parallel(batch["lq"], with_weights=True)
+        if not weights.get("bottleneck"):
+            raise ValueError(
+                "prediction.wsupervised: expected a network that returns weights of its 'bottleneck', got "
+                f"{self.options.network_g.type}, which returns none. Set it to 0."
+            )
         of_slots = weights["bottleneck"][-1]
         return {"restored": out, "slots": of_slots if of_slots.dim() == 2 else of_slots.mean((2, 3))}
 
@@ -190,6 +201,11 @@ class PredictionModel(RestorationModel):
             out = torch.zeros_like(target) if self._flow is None else self._flow.float()
             return ((out - target) / self._unit(target)).abs().mean()
         return (frame.to(batch["gt"].device) - batch["gt"]).abs().mean()  # of a difference, too: x stands in both
+
+
+def _takes_weights(forward: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(forward).parameters
+    return "with_weights" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def nearest_slot(lq: Tensor, gt: Tensor, slots: int) -> Tensor:
