@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from vsr.archs.memory_prediction import MemoryPrediction
 from vsr.config import load_options
-from vsr.engine.prediction_results import flow_picture, results_folder, weight_pictures
+from vsr.engine.prediction_results import against_baselines, flow_picture, results_folder, weight_pictures
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
 from vsr.models.restoration import RestorationModel
 from vsr.registry import MODELS, NETWORKS
 from vsr.utils.images import read_image
+from vsr.utils.records import Record
 
 
 @pytest.fixture
@@ -274,6 +275,25 @@ def test_baselines_stand_beside_every_loss_and_are_to_be_beaten(
     assert len(list((shown / "weight_image" / "1").iterdir())) == 2 * 4  # level 2 and the bottleneck, slots
     assert [r.levelname for r in caplog.records if "baselines: copy-last" in r.getMessage()] == ["INFO"]
     assert "loss 0.00100, baselines: copy-last 0." in told[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("network", "advised"),
+    [
+        ({}, True),
+        ({"noskip": [False, True, False]}, True),
+        ({"noskip": [False, False, False]}, False),
+        ({"encoder": "resnet"}, False),  # refuses them
+    ],
+)
+def test_skips_are_advised_where_there_may_be_more(
+    option: Path, caplog: pytest.LogCaptureFixture, network: dict[str, Any], advised: bool
+) -> None:
+    given = [*DEFAULTS, *(f"network_g.{key}={str(value).lower()}" for key, value in network.items())]
+    records = [Record("a/0", {"loss": 1.0})]
+    against_baselines("val", {"loss": 2.0}, records, records, load_options(option, given).network_g)
+    (told,) = (r.getMessage() for r in caplog.records if "does not beat a copy" in r.getMessage())
+    assert told.endswith("train it longer, or give it skips (network_g.noskip)" if advised else "train it longer")
 
 
 def test_weights_are_shown_as_bars_and_maps_with_their_scale_below() -> None:

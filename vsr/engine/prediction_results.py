@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vsr.config import Options, PredictionOptions
+from vsr.config import Component, Options, PredictionOptions
 from vsr.engine.evaluate import EvaluationSet
 from vsr.engine.results import totals
 from vsr.models.prediction import LOSS, PredictionModel
@@ -86,7 +86,11 @@ def _rate(model: PredictionModel, part: str) -> float | None:
 
 
 def against_baselines(
-    name: str, means: Mapping[str, float], copied: Sequence[Record] | None, mean: Sequence[Record]
+    name: str,
+    means: Mapping[str, float],
+    copied: Sequence[Record] | None,
+    mean: Sequence[Record],
+    network: Component,
 ) -> dict[str, float]:
     """Tell how a validation stands beside predictions without a network, and warn of one that does not beat them.
 
@@ -95,6 +99,7 @@ def against_baselines(
         means: The network's totals, by metric.
         copied: Records of the last frame as the prediction.
         mean: Those of the mean of the memory's frames.
+        network: network_g, which may have room for more skips.
 
     Returns:
         The baselines' totals, by names such as 'loss of copy-last'.
@@ -106,9 +111,11 @@ def against_baselines(
         if means[LOSS] < last:
             log.info("%s: loss %.5f, baselines: %s", name, means[LOSS], losses)
         else:
+            unet = network.type == "MemoryPrediction" and network.args["encoder"] == "unet_conv"
+            more = ", or give it skips (network_g.noskip)" if unet and any(network.args["noskip"]) else ""
             log.warning(
-                "%s: loss %.5f, baselines: %s. The network does not beat a copy of the last frame: train it longer, or "
-                "give it skips (network_g.noskip)", name, means[LOSS], losses,
+                "%s: loss %.5f, baselines: %s. The network does not beat a copy of the last frame: train it longer%s",
+                name, means[LOSS], losses, more,
             )  # fmt: skip
     return {f"{metric} of {who}": value for who, found in beside.items() for metric, value in found.items()}
 
@@ -118,7 +125,8 @@ def compare_predictions(
 ) -> None:
     """Tell how a test stands beside the two baselines; every process calls it."""
     mean = test_set.mean_of_memory(model)
-    against_baselines(test_set.name, totals(records, list(model.metrics)), copied, mean)
+    means = totals(records, list(model.metrics))
+    against_baselines(test_set.name, means, copied, mean, model.options.network_g)
 
 
 class PredictionResults:

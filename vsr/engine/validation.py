@@ -75,7 +75,9 @@ class Validation:
             means = measured[val_set.name] = totals(records, list(self.model.metrics))
             table = format_table(val_set.name, records, defined, baseline, val_set.beside)
             log.info("step %d\n%s", step, table)
-            baselines = against_baselines(val_set.name, means, baseline, memory_mean) if memory_mean else {}
+            baselines = {}
+            if memory_mean:
+                baselines = against_baselines(val_set.name, means, baseline, memory_mean, self.options.network_g)
             self.progress.write({"step": step, "val": val_set.name, **means, **baselines})
             for name, value in {**means, **baselines}.items():
                 self.progress.scalar(f"val/{val_set.name}/{name}", value, step)
