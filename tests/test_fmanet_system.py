@@ -17,6 +17,8 @@ from vsr.engine.generate_flow import generate_flow
 from vsr.engine.results import totals
 from vsr.engine.test import test as run_test
 from vsr.engine.train import train
+from vsr.metrics.ssim import calculate_ssim
+from vsr.metrics.tof import calculate_tof
 from vsr.models.weights import build_network, read_weights
 from vsr.utils.images import read_image, write_image
 from vsr.utils.resize import imresize
@@ -154,17 +156,24 @@ def test_two_processes_learn_what_one_learns_in_both_stages(tmp_path: Path) -> N
 
 
 def assert_protocol(records: list, prepared: Path, results: Path) -> None:
-    """The figures are those of the saved pictures, computed by hand."""
+    """The figures are those of the saved pictures: of PSNR by hand, of the others without their borders and options."""
+    before: tuple[np.ndarray, np.ndarray] | None = None
     for number, record in enumerate(records):
         clip, frame = record.key.split("/")
-        saved = read_image(results / "visualization" / "REDS4-inner" / f"{record.key}.png").astype(np.float64)
-        target = read_image(prepared / "train_sharp" / clip / f"{frame}.png").astype(np.float64)
-        error = (saved - target)[4:-4, 4:-4]
+        restored = read_image(results / "visualization" / "REDS4-inner" / f"{record.key}.png")
+        target = read_image(prepared / "train_sharp" / clip / f"{frame}.png")
+        inner = (restored[4:-4, 4:-4], target[4:-4, 4:-4])
+        error = inner[0].astype(np.float64) - inner[1]
         assert record.metrics["psnr"] == pytest.approx(20 * np.log10(255 / np.sqrt(np.square(error).mean())))
         luma = error @ np.array([65.481, 128.553, 24.966]) / 255
         assert record.metrics["psnr_y"] == pytest.approx(20 * np.log10(255 / np.sqrt(np.square(luma).mean())))
-        assert -1 < record.metrics["ssim"] < 1
-        assert ("tof" in record.metrics) == (number % 3 > 0)
+        assert record.metrics["ssim"] == pytest.approx(calculate_ssim(crop_border=0).measure(*inner))
+        first = number % 3 == 0
+        assert ("tof" in record.metrics) != first
+        if not first:
+            assert before is not None
+            assert record.metrics["tof"] == pytest.approx(calculate_tof().measure(restored, target, before))
+        before = (restored, target)
     summed = totals(records, ["psnr", "tof"])
     assert summed["psnr"] == pytest.approx(np.mean([record.metrics["psnr"] for record in records]))
     assert summed["tof"] == pytest.approx(np.mean([r.metrics["tof"] for r in records if "tof" in r.metrics]))
