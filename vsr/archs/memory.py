@@ -11,11 +11,12 @@ words; space-time memory (Oh et al., ICCV 2019, arXiv:1904.00607) is the search 
 Shapes: b batch, m slots, d channels of keys, dv of values, h w sizes: q (b, d, h, w), k (b, m, d, h, w),
 v (b, m, dv, h, w), o (b, dv, h, w). A ``mask`` (b, m), true where a slot holds something (one at least), takes all
 weight from the others. ``scale`` multiplies the logits, a number or a tensor of one; none: 1/sqrt(d). Logits and
-softmax are float32 at least, whatever q, k and v are; o has the type of v.
+softmax are float32 at least, whatever q, k and v are, but on GPUs with TensorFloat-32 the search of the whole space
+rounds the factors of its products to that where train.tf32 allows it; o has the type of v.
 
-The memory that a read needs does not grow with what it compares: the neighbourhood is read by dot products of shifted
-slices, nothing is unfolded; the whole space is searched for ``chunk`` pixels at a time, and the backward pass computes
-their weights again.
+No read unfolds what it compares. The neighbourhood is read by dot products of shifted slices, and takes one number for
+each candidate of each pixel, its weight. The whole space is searched slot by slot for ``chunk`` pixels at a time, whose
+weights alone are there; the backward pass computes them again.
 """
 
 import contextlib
