@@ -238,7 +238,7 @@ class PredictionOptions:
     test_type: Literal["nextframe", "subtract", "opticalflow"] = "nextframe"  # what is predicted
     wsupervised: float = 0.0  # weight of the loss that the memory find the frame most like the target; 0: none
     load: bool = False  # insist on a state to go on from; where there is one, a run goes on from it in any case
-    results: bool = True  # write pictures and weights into Results at the best validation and with each state
+    results: bool = True  # leave Results: pictures and weights of a run (needs a validation set), pictures of a test
     pictures: int = 10  # samples of the validation set in Results, spread evenly over it
     legacy_names: bool = False  # name the folders of Results without what tells reads apart (pixsim, pixwise)
 
