@@ -72,7 +72,8 @@ def test_what_the_file_says_of_strict_loading_stays(file: Path) -> None:
     [
         ("mode: scratch", "train.mode=freeze", FROZEN),
         ("mode: freeze", "train.mode=scratch", None),
-        ("mode: freeze", "train.mode=null", FROZEN),
+        ("mode: freeze", "train.mode=null", None),
+        ("mode: scratch\n  tsa_iter: 5", "train.mode=null", FreezeOptions(except_=["fusion"], until=5)),
         ("tsa_iter: 5", "train.mode=freeze", FROZEN),
         ("tsa_iter: 5", "train.mode=scratch", FreezeOptions(except_=["fusion"], until=5)),
         ("mode: freeze", "train.freeze.until=7", FreezeOptions(except_=["memory"], pretrained=True, until=7)),

@@ -1,7 +1,8 @@
 """``train.mode`` of networks with a memory, a spelling of ``train.freeze``.
 
 freeze: everything but the memory stays as path.pretrain_network_g has it. scratch: everything trains; a checkpoint to
-start from need not fit. In both, what a checkpoint lacks begins afresh, and is told: path.strict_load_g: false.
+start from need not fit. In both, what a checkpoint lacks begins afresh, and is told: path.strict_load_g: false. An
+override with scratch or null takes away what freeze of the file has frozen.
 """
 
 from typing import Any
@@ -19,6 +20,8 @@ def translate_mode(root: Node, problems: list[str], *, over: Node | None) -> Non
     if not isinstance(train, Node) or "mode" not in train:
         return
     mode, mark = train.take("mode")
+    if mode in ("scratch", None) and "freeze" not in train and over is not None and _is_mode(over.get("train")):
+        train.put("freeze", None, mark)  # what the file's mode froze
     if mode is None:
         return
     if mode not in ("freeze", "scratch"):
@@ -35,8 +38,6 @@ def translate_mode(root: Node, problems: list[str], *, over: Node | None) -> Non
         train.put("freeze", phase if isinstance(phase, Node) else mapping(mark), mark)
         for key, value in (("except", ["memory"]), ("pretrained", True)):
             put(root, ["train", "freeze", key], value, mark, problems)
-    elif over is not None and _is_mode(over.get("train")):  # what the file's mode froze
-        train.put("freeze", None, mark)
     if not any(_has_strict(node) for node in (root, over)):
         put(root, ["path", "strict_load_g"], False, mark, problems)
 
