@@ -23,6 +23,7 @@ from vsr.archs.fmanet_blocks import (
     FRMABlock,
     Upsampler,
     bands,
+    frame_by_frame,
     joined,
     lrelu,
     two_convs,
@@ -99,7 +100,7 @@ class _Net(nn.Module):
 
     def refine(self, frames: Tensor, flows: Tensor | None, kernels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the features (b*t, c, h, w), fused features (b, c, h, w) and f of frames (b*t, in_channels, h, w)."""
-        features: Tensor = self.feature_extractor(frames)
+        features = frame_by_frame(self.feature_extractor, frames)
         center = features.unflatten(0, (-1, self.num_seq))[:, self.num_seq // 2]
         fused = None
         for block in self.FRMA_blocks:
