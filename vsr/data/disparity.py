@@ -16,12 +16,11 @@ import numpy.typing as npt
 
 from vsr.data.stereo_files import DISPARITY_SUFFIXES, MULTIPLE
 from vsr.data.storage import existing
-from vsr.utils.image_headers import most_pixels
+from vsr.utils.image_headers import PNG, most_pixels
 
 Disparity = npt.NDArray[np.float32]  # (h, w)
 
 KITTI_SCALE = 256  # of the numbers in a 16-bit PNG
-_PNG = b"\x89PNG\r\n\x1a\n"
 _PFM = re.compile(rb"(Pf|PF)\s+(\d{1,9})\s+(\d{1,9})\s+([-+0-9.eE]{1,30})\s")  # kind, width, height, scale
 
 
@@ -97,7 +96,7 @@ def read_disparity(path: str | Path, size: tuple[int, int]) -> Disparity:
 
 def _png(path: Path) -> npt.NDArray[np.float32]:
     data = path.read_bytes()
-    pixels = math.prod(int.from_bytes(data[at : at + 4], "big") for at in (16, 20)) if data.startswith(_PNG) else 0
+    pixels = math.prod(int.from_bytes(data[at : at + 4], "big") for at in (16, 20)) if data.startswith(PNG) else 0
     _check_pixels(path, pixels)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16 or image.ndim != 2:

@@ -359,18 +359,9 @@ def option_lines(reds: Reds, flow: Path | None = None) -> str:
 
 def _of_fmanet(reds: Reds, flow: Path | None) -> str:
     """Return the lines for FMA-Net: blurred and sharp frames in low resolution, and the flow of these."""
-    gt, lq, sharp = (quoted(reds.lmdbs.get(n, reds.folder / n)) for n in ("train_sharp", _BLURRED, _CLEAR))
-    backend = f"    io_backend: {{type: {'lmdb' if reds.lmdbs else 'disk'}}}"
-    roots = [f"    dataroot_gt: {gt}", f"    dataroot_lq: {lq}", backend, "    val_partition: REDS4"]
-    lines = [
-        "# FMA-Net, see options/train/FMANet",
-        "scale: 4",
-        "datasets:",
-        "  train:",
-        "    type: FMANetDataset",
-        *roots,
-    ]
-    lines.append(f"    dataroot_lq_sharp: {sharp}")
+    roots = [*_roots(reds, dataroot_gt="train_sharp", dataroot_lq=_BLURRED), _backend(reds), "    val_partition: REDS4"]
+    lines = ["# FMA-Net, see options/train/FMANet", "scale: 4", "datasets:", "  train:", "    type: FMANetDataset"]
+    lines += [*roots, *_roots(reds, dataroot_lq_sharp=_CLEAR)]
     if flow is not None:
         lines.append(f"    dataroot_flow: {quoted(flow)}")
     else:
@@ -390,8 +381,7 @@ def _pair(reds: Reds, lq: str | None, flow: Path | None) -> str:
     """Return the lines of training and validation on REDS4 for one kind of LQ frames."""
     low = lq is None or "bicubic" in lq
     roots = {"dataroot_gt": "train_sharp", **({"dataroot_lq": lq} if lq is not None else {})}
-    lines = [f"    {key}: {quoted(reds.lmdbs.get(name, reds.folder / name))}" for key, name in roots.items()]
-    lines.append(f"    io_backend: {{type: {'lmdb' if reds.lmdbs else 'disk'}}}")
+    lines = [*_roots(reds, **roots), _backend(reds)]
     parts = [f"# {lq or 'LQ is made from GT'}", f"scale: {4 if low else 1}", "datasets:", "  train:"]
     parts += ["    type: REDSDataset", *lines, f"    meta_info_file: {quoted(reds.folder / 'meta_info_REDS_GT.txt')}"]
     parts += ["    val_partition: REDS4"]
@@ -401,3 +391,11 @@ def _pair(reds: Reds, lq: str | None, flow: Path | None) -> str:
         parts += ["  val:", "    type: VideoTestDataset", *lines]
         parts += [f"    meta_info_file: {quoted(reds.folder / 'meta_info_REDS4_test_GT.txt')}"]
     return "\n".join(parts) + "\n"
+
+
+def _roots(reds: Reds, **names: str) -> list[str]:
+    return [f"    {key}: {quoted(reds.lmdbs.get(name, reds.folder / name))}" for key, name in names.items()]
+
+
+def _backend(reds: Reds) -> str:
+    return f"    io_backend: {{type: {'lmdb' if reds.lmdbs else 'disk'}}}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vsr.data.names import pick, read_image_list
 from vsr.data.storage import existing, in_order, stem
+from vsr.utils.image_headers import PNG
 from vsr.utils.images import IMAGE_SUFFIXES, image_size
 
 # Ends of the names of the two views, left and right. A scene of Middlebury 2001 has im0 to im8, of which 2 and 6 are
@@ -136,7 +137,7 @@ def _is_picture(path: Path) -> bool:
     """Return whether a file is a whole PNG head of anything but 16 bits grey."""
     with path.open("rb") as file:
         head = file.read(26)
-    return len(head) == 26 and head.startswith(b"\x89PNG\r\n\x1a\n") and (head[24], head[25]) != (16, 0)
+    return len(head) == 26 and head.startswith(PNG) and (head[24], head[25]) != (16, 0)
 
 
 def _complete(folder: Path, names: Sequence[str], *, strict: bool) -> dict[str, tuple[Path, Path]]:

@@ -3,9 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,22 +102,12 @@ class EvaluationSet:
         watch = HangWatch(dist.patience())
         with closing(self._loader(model)) as loader:
             items = watch.each(stop.until(loader) if stop else loader)
-            records = model.validate(told(items, self.name, len(loader)), lead=self._lead(model), **how)
-        return self._without_gaps(records, model)
+            named = told(items, self.name, len(loader))
+            return model.validate(named, lead=self._lead(model), after_gaps=self._after_gaps(), **how)
 
-    def _without_gaps(self, records: list[Record], model: RestorationModel) -> list[Record]:
-        """Take from frames before which others are missing what was measured against the frame before them."""
+    def _after_gaps(self) -> Collection[str]:
         clips = getattr(self.dataset, "clips", None)
-        follow = [name for name, metric in model.metrics.items() if getattr(metric, "follows", False)]
-        if not follow or not isinstance(clips, ClipSet):
-            return records
-        alone = clips.after_gaps()
-        return [
-            replace(record, metrics={name: value for name, value in record.metrics.items() if name not in follow})
-            if record.key in alone
-            else record
-            for record in records
-        ]
+        return clips.after_gaps() if isinstance(clips, ClipSet) else ()
 
     def _loader(self, model: RestorationModel) -> WatchedLoader:
         return build_val_loader(

@@ -1,7 +1,7 @@
 """Prediction of what follows a sequence: the next frame, the difference to it, or the optical flow to it."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -183,6 +183,7 @@ class PredictionModel(RestorationModel):
         restore: Callable[[Batch], Tensor] | None = None,
         on_frame: OnFrame | None = None,
         lead: int = 0,
+        after_gaps: Collection[str] = (),
     ) -> list[Record]:
         predict = restore or self.restore_at_precision
 
@@ -192,7 +193,7 @@ class PredictionModel(RestorationModel):
             self.item_loss.value = float(self._error(frame, batch)) if "gt" in batch else float("nan")
             return frame
 
-        return super().validate(loader, restore=measured, on_frame=on_frame, lead=lead)
+        return super().validate(loader, restore=measured, on_frame=on_frame, lead=lead, after_gaps=after_gaps)
 
     def _error(self, frame: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Return the loss of what was just predicted; a frame that no flow made is one where nothing moves."""

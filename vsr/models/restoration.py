@@ -5,7 +5,7 @@ import copy
 import gc
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +332,7 @@ class RestorationModel:
         restore: Callable[[Batch], Tensor] | None = None,
         on_frame: OnFrame | None = None,
         lead: int = 0,
+        after_gaps: Collection[str] = (),
     ) -> list[Record]:
         """Restore and measure every item of this process's share; return the records of all processes.
 
@@ -341,6 +342,7 @@ class RestorationModel:
             on_frame: Called with every restored frame, on the process that restored it.
             lead: The first so many batches are another process's: metrics that compare frames with those before
                 them need them, and nothing else is made of them.
+            after_gaps: Keys of frames before which others are missing: what came before is not compared with them.
 
         Returns:
             One record a frame, in the set's order: the same list on every process, whatever their
@@ -357,7 +359,8 @@ class RestorationModel:
             for (key, target), frame in zip(named, frames.reshape(-1, *frames.shape[-3:]), strict=True):
                 picture = to_uint8(frame)
                 clip, finite = key.rpartition("/")[0], bool(torch.isfinite(frame).all())
-                known = before[1] if before is not None and before[0] == clip and not image else None
+                follows = before is not None and before[0] == clip and not image and key not in after_gaps
+                known = before[1] if before is not None and follows else None
                 values = {}
                 if target is not None and finite:
                     values = self._measure(picture, target, known, batch)

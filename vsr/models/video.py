@@ -1,6 +1,6 @@
 """Restoration of videos: of windows around a frame, and of whole clips."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -74,10 +74,11 @@ class VideoModel(RestorationModel):
         restore: Callable[[Batch], Tensor] | None = None,
         on_frame: OnFrame | None = None,
         lead: int = 0,
+        after_gaps: Collection[str] = (),
     ) -> list[Record]:
         self._window_network = with_kept_features(self.inference_network)  # windows come one after the other
         try:
-            return super().validate(loader, restore=restore, on_frame=on_frame, lead=lead)
+            return super().validate(loader, restore=restore, on_frame=on_frame, lead=lead, after_gaps=after_gaps)
         finally:
             self._window_network = None
 

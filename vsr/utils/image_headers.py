@@ -13,7 +13,7 @@ KINDS = "PNG, JPEG, BMP, TIFF, WebP or PPM"
 HEADER_BYTES = 1 << 16  # enough for what usually stands before the pixels
 MAX_PIXELS = 2**28  # 16384 x 16384, 805 MB decoded: a header that asks for more is taken for a broken one
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _SIZES_OF_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MOST_ENTRIES = 4096  # of a TIFF directory, and directories of a file, that are looked at
@@ -66,7 +66,7 @@ def read_header(data: bytes, *, whole: bool) -> Header | None:
         None if ``data`` does not reach far enough, is damaged or of another kind.
     """
     try:
-        if data.startswith(_PNG):
+        if data.startswith(PNG):
             return _png(data, whole)
         if data.startswith(_JPEG):
             return _jpeg(data)
@@ -85,7 +85,7 @@ def read_header(data: bytes, *, whole: bool) -> Header | None:
 
 def is_truncated(data: bytes, header: Header) -> bool:
     """Tell whether a whole file ends too early: decoders fill such holes with grey."""
-    if data.startswith(_PNG):
+    if data.startswith(PNG):
         at = 8
         while at + 12 <= len(data):
             length, kind = struct.unpack_from(">I4s", data, at)
